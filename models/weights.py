@@ -1,0 +1,104 @@
+"""Weights on disk: nested dictionaries of arrays <-> one safetensors file with its description.
+
+Files are written in float16 by default and read back as float32; what describes them (sizes, recipe,
+licence) travels as JSON in the header's metadata.
+"""
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+Tree = dict[str, Any]
+
+
+def flatten(tree: Tree, prefix: str = '') -> dict[str, np.ndarray]:
+  """{'a': {'b': x}} -> {'a/b': x}, sorted by name."""
+  flat = {}
+  for key in sorted(tree):
+    name = f'{prefix}/{key}' if prefix else key
+    if isinstance(tree[key], dict):
+      flat.update(flatten(tree[key], name))
+    else:
+      flat[name] = tree[key]
+  return flat
+
+
+def unflatten(flat: dict[str, Any]) -> Tree:
+  """{'a/b': x} -> {'a': {'b': x}}."""
+  tree: Tree = {}
+  for name, value in flat.items():
+    *parents, leaf = name.split('/')
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[leaf] = value
+  return tree
+
+
+def save(
+  path: str | pathlib.Path, tree: Tree, metadata: dict[str, Any], dtype: Any = np.float16
+) -> pathlib.Path:
+  """Writes `tree` and `metadata` (JSON values) to a safetensors file; floats become `dtype`."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  arrays = {}
+  for name, value in flatten(tree).items():
+    value = np.asarray(value)
+    if np.issubdtype(value.dtype, np.floating) and value.dtype != dtype:
+      value = value.astype(dtype)
+      if not np.isfinite(value).all():
+        raise ValueError(f'{name} holds values that {np.dtype(dtype).name} cannot hold.')
+    arrays[name] = np.ascontiguousarray(value)
+  partial = path.with_suffix('.partial')
+  save_file(arrays, partial, {key: json.dumps(metadata[key]) for key in sorted(metadata)})
+  partial.replace(path)
+  return path
+
+
+def load(path: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
+  """Reads what `save` wrote: (tree with float32 leaves, metadata).
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: the file is truncated or not safetensors.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f'No weights at {path}.')
+  try:
+    with safe_open(str(path), framework='numpy') as file:
+      metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+      flat = {name: file.get_tensor(name) for name in file.keys()}
+  except (OSError, json.JSONDecodeError) as error:
+    raise ValueError(f'{path} is not a readable weights file: {error}') from error
+  except Exception as error:  # safetensors raises its own type, not exported as a stable name.
+    if type(error).__name__ != 'SafetensorError':
+      raise
+    raise ValueError(f'{path} is truncated or not safetensors: {error}') from error
+  for name, value in flat.items():
+    if np.issubdtype(value.dtype, np.floating):
+      flat[name] = value.astype(np.float32)
+  return unflatten(flat), metadata
+
+
+def content_hash(path: str | pathlib.Path) -> str:
+  """SHA-256 of a file, as 16 hex digits: the identity of a codec or style model."""
+  digest = hashlib.sha256(pathlib.Path(path).read_bytes())
+  return digest.hexdigest()[:16]
+
+
+def tree_hash(tree: Tree) -> str:
+  """SHA-256 over names and float16 values, as 16 hex digits; the same before and after `save`."""
+  digest = hashlib.sha256()
+  for name, value in flatten(tree).items():
+    value = np.asarray(value)
+    if np.issubdtype(value.dtype, np.floating):
+      value = value.astype(np.float16)
+    digest.update(name.encode())
+    digest.update(np.ascontiguousarray(value).tobytes())
+  return digest.hexdigest()[:16]
