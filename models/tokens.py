@@ -1,8 +1,8 @@
 """The token layout of the language model, both ways: RVQ codes <-> vocabulary ids.
 
-Every RVQ level has its own `codebook_size` ids. Codec ids start at `spec.codec_offset`, style ids at
-`spec.style_offset`; id 0 pads and starts the decoder, id 1 marks missing context or style. Sequences
-are time-major and level-minor. All functions take and give NumPy arrays.
+Every RVQ level has its own `codebook_size` ids. Codec ids start at `spec.codec_offset`, style ids
+at `spec.style_offset`; id 0 pads and starts the decoder, id 1 marks missing context or style.
+Sequences are time-major and level-minor. All functions take and give NumPy arrays.
 """
 
 import numpy as np

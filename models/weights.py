@@ -1,7 +1,7 @@
 """Weights on disk: nested dictionaries of arrays <-> one safetensors file with its description.
 
-Files are written in float16 by default and read back as float32; what describes them (sizes, recipe,
-licence) travels as JSON in the header's metadata.
+Files are written in float16 by default and read back as float32; what describes them (sizes,
+recipe, licence) travels as JSON in the header's metadata.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 Tree = dict[str, Any]
@@ -73,12 +73,10 @@ def load(path: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
   try:
     with safe_open(str(path), framework='numpy') as file:
       metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-      flat = {name: file.get_tensor(name) for name in file.keys()}
-  except (OSError, json.JSONDecodeError) as error:
-    raise ValueError(f'{path} is not a readable weights file: {error}') from error
-  except Exception as error:  # safetensors raises its own type, not exported as a stable name.
-    if type(error).__name__ != 'SafetensorError':
-      raise
+      flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+  except json.JSONDecodeError as error:
+    raise ValueError(f'{path} has a description that is not JSON: {error}') from error
+  except SafetensorError as error:
     raise ValueError(f'{path} is truncated or not safetensors: {error}') from error
   for name, value in flat.items():
     if np.issubdtype(value.dtype, np.floating):
