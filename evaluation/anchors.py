@@ -1,0 +1,63 @@
+"""What a figure is held against: the same music made worse on purpose, and the order it must show.
+
+A metric is believed where it puts the original above a mild and a mild above a strong degradation;
+where it does not, the report says so beside its figures.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from models.spec import LiveMusicSpec
+
+
+def shuffled_chunks(audio: np.ndarray, chunk_samples: int, seed: int) -> np.ndarray:
+  """The whole chunks of `audio` in another order (never the same one), the rest dropped.
+
+  Raises:
+    ValueError: there are fewer than two whole chunks.
+  """
+  number = len(audio) // chunk_samples
+  if number < 2:
+    raise ValueError(f'{len(audio)} samples hold {number} chunks of {chunk_samples}; 2 are needed.')
+  rng = np.random.default_rng(seed)
+  order = rng.permutation(number)
+  if (order == np.arange(number)).all():
+    order = np.roll(order, 1)
+  chunks = audio[: number * chunk_samples].reshape(number, chunk_samples, -1)
+  return chunks[order].reshape(-1, audio.shape[1])
+
+
+def noise_like(audio: np.ndarray, seed: int) -> np.ndarray:
+  """White noise with each channel's RMS, float32 of the same shape, clipped to -1..1."""
+  rms = np.sqrt(np.mean(np.square(audio, dtype=np.float64), axis=0))
+  noise = np.random.default_rng(seed).standard_normal(audio.shape) * rms
+  return np.clip(noise, -1, 1).astype(np.float32)
+
+
+def with_noise(audio: np.ndarray, snr_db: float, seed: int) -> np.ndarray:
+  """`audio` plus white noise at a signal-to-noise ratio."""
+  noise = noise_like(audio, seed) * 10 ** (-snr_db / 20)
+  return (audio + noise).astype(np.float32)
+
+
+def random_codes(num_frames: int, spec: LiveMusicSpec, seed: int) -> np.ndarray:
+  """Codes drawn evenly, int32 [num_frames, target_levels]: what a model without learning plays."""
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, spec.codebook_size, [num_frames, spec.target_levels], dtype=np.int32)
+
+
+def misordered(
+  values: Mapping[str, float], best_to_worst: Sequence[str], *, lower_is_better: bool
+) -> list[tuple[str, str]]:
+  """Neighbouring pairs of `best_to_worst` that a metric puts the wrong way round, or ties.
+
+  Names that `values` lacks, and NaN, are passed over.
+  """
+  known = [name for name in best_to_worst if name in values and not np.isnan(values[name])]
+  sign = 1 if lower_is_better else -1
+  return [
+    (better, worse)
+    for better, worse in zip(known, known[1:])
+    if not sign * values[better] < sign * values[worse]
+  ]
