@@ -1,0 +1,1 @@
+"""From a folder of audio to token records: manifest, audio input, features, demo corpus."""
