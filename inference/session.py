@@ -197,7 +197,7 @@ class LiveSession:
     if self.state.style is not None:
       style_tokens = np.asarray(self.style_model.tokenize(self.state.style))
     inputs = tokens.encoder_inputs(self.state.context, style_tokens, spec)
-    key = jax.random.fold_in(jax.random.PRNGKey(self.state.seed), self.state.chunk_index)
+    key = jax.random.fold_in(jax.random.key(self.state.seed), self.state.chunk_index)
     ids = self.bundle.model.generate(
       self.bundle.params,
       inputs[None],

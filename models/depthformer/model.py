@@ -102,6 +102,20 @@ class DepthformerModel:
       hidden, params['logits'], decoder_target_tokens, over, self.spec
     )
 
+  def token_scores(
+    self, params: Params, encoder_input_tokens: jax.Array, decoder_target_tokens: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """log p of each target among its level's codes, and whether it is the most probable of them.
+
+    float32 and bool, both [B, targets_length]; targets without padding and of their own level.
+    """
+    hidden = self._hidden(params, encoder_input_tokens, decoder_target_tokens)
+    log_probs, _, correct, _ = objective.target_statistics(
+      hidden, params['logits'], decoder_target_tokens, 'level', self.spec
+    )
+    shape = decoder_target_tokens.shape
+    return log_probs.reshape(shape), correct.reshape(shape)
+
   def generate(
     self,
     params: Params,

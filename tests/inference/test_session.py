@@ -107,7 +107,7 @@ def direct_loop(num_chunks, seed, style):
       for level in range(2):
         ids.append(1 if frame[level] < 0 else 2 + 8 * level + frame[level])
     ids += [40 + 8 * level + style_codes[level] for level in range(2)]
-    key = jax.random.fold_in(jax.random.PRNGKey(seed), index)
+    key = jax.random.fold_in(jax.random.key(seed), index)
     out = model.generate(
       {'shift': 3}, np.array([ids]), rng=key, temperature=1.1, top_k=40, guidance_weight=5.0
     )[0]

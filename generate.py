@@ -1,0 +1,51 @@
+"""Prompt -> audio file: `python generate.py --prompt='church organ' --output=organ.wav`."""
+
+import sys
+
+from absl import app, flags
+
+_PROMPT = flags.DEFINE_multi_string(
+  'prompt',
+  [],
+  "A text, an audio file, or a weighted one ('0.7:church organ', '0.3:loop.wav'); repeat to mix. "
+  "'preset:NAME' takes a preset of the bundle.",
+)
+_SECS = flags.DEFINE_float('secs', 20.0, 'Seconds to generate.', lower_bound=0.01)
+_OUTPUT = flags.DEFINE_string('output', 'generated.wav', 'Audio file to write.')
+_BUNDLE = flags.DEFINE_string(
+  'bundle', 'tiny', "A bundled model's name, a bundle's folder, or a training run's MODEL_DIR."
+)
+_SEED = flags.DEFINE_integer('seed', 0, 'The same seed gives the same audio.')
+_TEMPERATURE = flags.DEFINE_float('temperature', None, 'Of sampling; 0 is greedy. Default 1.1.')
+_TOP_K = flags.DEFINE_integer('top_k', None, 'Tokens that may be drawn; 0 is all. Default 40.')
+_GUIDANCE = flags.DEFINE_float('guidance', None, 'Weight of the style; 0 is off. Default 5.')
+_CONTINUE_FROM = flags.DEFINE_string('continue_from', None, 'Audio file to go on from.')
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'What does {argv[1]!r} mean? A prompt is given by --prompt.')
+  from inference import SamplingOptions
+  from pipelines.generate import generate_file
+
+  given = {
+    'temperature': _TEMPERATURE.value,
+    'top_k': _TOP_K.value,
+    'guidance_weight': _GUIDANCE.value,
+  }
+  try:
+    generate_file(
+      _PROMPT.value,
+      _OUTPUT.value,
+      secs=_SECS.value,
+      bundle=_BUNDLE.value,
+      seed=_SEED.value,
+      sampling=SamplingOptions(**{name: v for name, v in given.items() if v is not None}),
+      continue_from=_CONTINUE_FROM.value,
+    )
+  except (ValueError, FileNotFoundError) as error:
+    sys.exit(f'generate.py: {error}')
+
+
+if __name__ == '__main__':
+  app.run(main)
