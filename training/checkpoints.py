@@ -1,0 +1,230 @@
+"""Checkpoints of a run: MODEL_DIR/checkpoint_<step>/, written by Orbax, atomically.
+
+Each holds `state/` (T5X's tree: 'target' = parameters, 'state' = step and optimizer) and `dataset/`
+(the position in the data, JSON). A folder gets its final name only when it is complete.
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from training.state import TrainState, check_same_shapes, flat_names
+
+PREFIX = 'checkpoint'
+PINNED = 'PINNED'
+_NAME = re.compile(PREFIX + r'_(\d+)')
+
+
+@dataclasses.dataclass
+class _NewestAndPinned(preservation_policy.PreservationPolicy):
+  """Keeps the newest `keep` checkpoints and those with a file named PINNED."""
+
+  directory: pathlib.Path
+  keep: int
+
+  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+    oldest_kept = len(checkpoints) - self.keep
+    return [
+      index >= oldest_kept or (self.directory / f'{PREFIX}_{info.step}' / PINNED).exists()
+      for index, info in enumerate(checkpoints)
+    ]
+
+
+class Checkpoints:
+  """The checkpoints of one MODEL_DIR.
+
+  Writing goes on in the background; `wait` or the next `save` ends it. A file named PINNED inside
+  a checkpoint keeps it for good.
+  """
+
+  def __init__(self, model_dir: str | pathlib.Path, keep: int = 5):
+    """Opens the folder and removes what an interrupted save left.
+
+    Args:
+      model_dir: made if it does not exist.
+      keep: how many of the newest to keep.
+    """
+    if keep < 1:
+      raise ValueError(f'keep={keep} must be at least 1: the last checkpoint is always kept.')
+    self.directory = pathlib.Path(model_dir).absolute()
+    self.directory.mkdir(parents=True, exist_ok=True)
+    self._manager = ocp.CheckpointManager(
+      self.directory,
+      item_names=('state', 'dataset'),
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=_NewestAndPinned(self.directory, keep),
+        step_prefix=PREFIX,
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=True,
+      ),
+    )
+
+  @property
+  def latest_step(self) -> int | None:
+    """Step of the newest complete checkpoint, None without one."""
+    return self._manager.latest_step()
+
+  def save(self, state: TrainState, data_position: dict[str, Any]):
+    """Begins to write `checkpoint_<state.step>`; does nothing where it exists.
+
+    The arrays are copied before this returns, so the state may be donated to the next step.
+
+    Args:
+      state: what to save.
+      data_position: JSON values that say which batch comes next.
+    """
+    step = int(state.step)
+    if step in self._manager.all_steps():
+      return
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(_own_copy(_to_tree(state))),
+        dataset=ocp.args.JsonSave(data_position),
+      ),
+      force=True,
+    )
+
+  def restore(
+    self, like: TrainState, step: int | None = None
+  ) -> tuple[TrainState, dict[str, Any]]:
+    """Reads a checkpoint back.
+
+    Args:
+      like: a state (or shapes) of the run that goes on; says the structure and the shardings.
+      step: None for the newest.
+
+    Returns:
+      The state and the data position.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint, or not this one.
+      ValueError: it belongs to another model or optimizer; names the first array that differs.
+    """
+    step = self.latest_step if step is None else step
+    if step is None or step not in self._manager.all_steps():
+      raise FileNotFoundError(
+        f'{self.directory} holds no {PREFIX}_{step}; it has steps {self._manager.all_steps()}.'
+      )
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _to_tree(like))
+    _check_structure(self.directory / f'{PREFIX}_{step}', abstract)
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract), dataset=ocp.args.JsonRestore()
+      ),
+    )
+    return _from_tree(restored['state'], like), restored['dataset']
+
+  def wait(self):
+    """Returns when everything is on disk."""
+    self._manager.wait_until_finished()
+
+  def close(self):
+    """Waits and lets go of the folder."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, *unused: Any):
+    self.close()
+
+
+def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
+  """The folder `checkpoint_<step>` that `path` means: itself, or the newest one below it.
+
+  Raises:
+    FileNotFoundError: neither is the case.
+  """
+  path = pathlib.Path(path)
+  if (path / 'state').is_dir() and _NAME.fullmatch(path.name):
+    return path
+  complete = [
+    (int(match[1]), child)
+    for child in (path.iterdir() if path.is_dir() else [])
+    if (match := _NAME.fullmatch(child.name)) and (child / 'state').is_dir()
+  ]
+  if not complete:
+    raise FileNotFoundError(
+      f'{path} is neither a {PREFIX}_<step> folder nor a MODEL_DIR that holds one.'
+    )
+  return max(complete)[1]
+
+
+def restore_params(path: str | pathlib.Path) -> tuple[Any, int]:
+  """The parameters alone, as NumPy arrays, and the step they belong to.
+
+  Args:
+    path: a `checkpoint_<step>` folder, or a MODEL_DIR (its newest checkpoint is read).
+  """
+  return restore_part(path, 'target')
+
+
+def restore_part(path: str | pathlib.Path, part: str) -> tuple[Any, int]:
+  """One part of a checkpoint as NumPy arrays: 'target' (parameters) or 'state', and its step."""
+  checkpoint = find_checkpoint(path)
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    tree = checkpointer.metadata(checkpoint / 'state').item_metadata.tree[part]
+    item = {part: jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), tree)}
+    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    restored = checkpointer.restore(
+      checkpoint / 'state',
+      args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True),
+    )
+  return restored[part], int(_NAME.fullmatch(checkpoint.name)[1])
+
+
+def _to_tree(state: TrainState) -> dict[str, Any]:
+  """The state as nested dicts, whose names do not depend on classes of the optimizer library."""
+  return {
+    'target': state.params,
+    'state': {
+      'step': state.step,
+      'param_states': flat_names(state.opt_state),
+      'aux': flat_names(state.aux),
+    },
+  }
+
+
+def _from_tree(tree: dict[str, Any], like: TrainState) -> TrainState:
+  def fill(example: Any, flat: dict[str, Any]) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(example), [flat[n] for n in flat_names(example)])
+
+  return TrainState(
+    step=tree['state']['step'],
+    params=tree['target'],
+    opt_state=fill(like.opt_state, tree['state'].get('param_states') or {}),
+    aux=fill(like.aux, tree['state'].get('aux') or {}),
+  )
+
+
+def _check_structure(checkpoint: pathlib.Path, abstract: dict[str, Any]):
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    stored = checkpointer.metadata(checkpoint / 'state').item_metadata.tree
+  try:
+    check_same_shapes(abstract, stored)
+  except ValueError as error:
+    raise ValueError(
+      f'{checkpoint} was written by another model or optimizer: {error} '
+      'Use another MODEL_DIR, or the settings in its config.gin.'
+    ) from error
+
+
+def _own_copy(tree: Any) -> Any:
+  """Copies of the arrays in host memory, where one process holds them all.
+
+  On the CPU a 'host copy' of an array is the array itself, which the next step overwrites while it
+  is still being written to disk.
+  """
+  if jax.process_count() > 1:
+    return tree
+  return jax.tree.map(lambda x: np.array(x, copy=True), tree)

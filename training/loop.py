@@ -1,0 +1,158 @@
+"""The training loop, from a trainable and a feed to a trained state; resumes where it stopped."""
+
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import optax
+from tqdm import tqdm
+
+from training.checkpoints import Checkpoints
+from training.meter import Meter
+from training.metrics import Writers
+from training.prefetch import Prefetcher
+from training.state import TrainState, create_state
+from training.step import make_train_step
+from training.stopping import StopRequest, stop_on_signals
+
+Evaluator = Callable[[TrainState], Iterable[tuple[str, float]]]
+
+
+def train(
+  trainable: Any,
+  feed: Any,
+  *,
+  model_dir: str | pathlib.Path,
+  total_steps: int,
+  optimizer: optax.GradientTransformation,
+  seed: int = 42,
+  log_period: int = 50,
+  checkpoint_period: int = 1000,
+  keep_checkpoints: int = 5,
+  eval_period: int = 0,
+  evaluators: Mapping[str, Evaluator] | None = None,
+  initial_params: Any | None = None,
+  time_budget_secs: float | None = None,
+  tensorboard: bool = True,
+  progress: bool = True,
+) -> TrainState:
+  """Trains until `total_steps`, a signal, or the end of the time budget; the last step is saved.
+
+  Started again with the same `model_dir` it goes on with the next batch, the same random numbers and
+  the same optimizer state. Precedence at the start: the newest checkpoint in `model_dir`, then
+  `initial_params`, then `trainable.init`.
+
+  Args:
+    trainable: `init(rng)` and `loss_fn(params, batch, rng)`, or a `train_step` of its own; optional
+      `init_aux`, `calibration_steps` with `calibrate(state, get_batch)`, and `summarize`.
+    feed: `batch(index)` or `batches(start)`, giving dicts of NumPy arrays with the batch first.
+    model_dir: checkpoints, metrics.jsonl and events go here.
+    total_steps: steps of the whole run, those before a restart included.
+    optimizer: one with a `learning_rate(step)` gets it logged.
+    seed: of initial values and dropout.
+    log_period: steps from one line of metrics to the next.
+    checkpoint_period: steps from one checkpoint to the next.
+    keep_checkpoints: how many of the newest stay.
+    eval_period: steps from one evaluation to the next and one at the end; 0 for none.
+    evaluators: stream such as 'training_eval/demo' -> called with the state, yields (metric, value).
+    initial_params: start from these; optimizer and step start anew.
+    time_budget_secs: stop cleanly once this call has lasted so long.
+    tensorboard: also write TensorBoard events.
+    progress: show a progress bar.
+
+  Returns:
+    The state after the last step made.
+
+  Raises:
+    FloatingPointError: the loss or the gradient became infinite or not a number; names the step.
+  """
+  stop = StopRequest(time_budget_secs)
+  meter = Meter(trainable, optimizer)
+  writers = Writers(model_dir, tensorboard=tensorboard)
+  evaluators = evaluators or {}
+
+  # Set-up: keys, then the newest checkpoint, the given parameters, or initial values.
+  init_rng, step_rng = jax.random.split(jax.random.key(seed))
+  checkpoints = Checkpoints(model_dir, keep_checkpoints)
+  with meter.timed('init_or_restore'):
+    if checkpoints.latest_step is not None:
+      like = jax.eval_shape(lambda key: create_state(trainable, optimizer, key), init_rng)
+      state, data = checkpoints.restore(like)
+      position, origin = data['next_batch'], f'from checkpoint_{int(state.step)}'
+    else:
+      state, position = create_state(trainable, optimizer, init_rng, initial_params), 0
+      origin = 'from scratch' if initial_params is None else 'from the given parameters'
+  first_step = step = evaluated_at = int(state.step)
+  writers.rewind(step)
+  print(f'{model_dir}: {origin}, {step} of {total_steps} steps made.', flush=True)
+  train_step = make_train_step(trainable, optimizer)
+
+  # The loop. The device works on one step while the next batch is fetched.
+  with (
+    stop_on_signals(stop),
+    checkpoints,
+    Prefetcher(feed, position, place=jax.device_put) as batches,
+    _progress_bar(total_steps, step, progress) as bar,
+  ):
+    while step < total_steps and not stop.reason:
+      if step in getattr(trainable, 'calibration_steps', ()):
+        with meter.timed('calibrate'):
+          state = trainable.calibrate(state, feed.batch)
+      with meter.timed('data_wait'):
+        batch = batches.next()
+      with meter.timed('compilation' if step == first_step else 'step'):
+        state, metrics = train_step(state, batch, step_rng)
+        step += 1
+        meter.add(step, metrics, batch)
+      bar.update()
+
+      if step % log_period == 0:
+        _log(meter, step, writers, bar)
+      if step % checkpoint_period == 0:
+        meter.check()
+        with meter.timed('checkpoint'):
+          checkpoints.save(state, {'next_batch': batches.position})
+      if eval_period and step % eval_period == 0:
+        with meter.timed('evaluate'):
+          _evaluate(evaluators, state, step, writers)
+        evaluated_at = step
+
+    # The end, whatever the reason for it: the last step is on disk before anything else.
+    meter.check()
+    checkpoints.save(state, {'next_batch': batches.position})
+    checkpoints.wait()
+    if meter.has_steps:
+      _log(meter, step, writers, bar)
+    if eval_period and evaluated_at < step and not stop.signalled:
+      _evaluate(evaluators, state, step, writers)
+  writers.close()
+  end = 'finished' if step >= total_steps else f'stopped because {stop.reason}'
+  print(f'{model_dir}: {end}; {step} steps are saved in checkpoint_{step}.', flush=True)
+  return state
+
+
+def _progress_bar(total_steps: int, step: int, progress: bool) -> tqdm:
+  """A bar on a terminal, a line every 15 s in a log file."""
+  interval = 0.5 if sys.stderr.isatty() else 15.0
+  return tqdm(
+    total=total_steps, initial=step, unit='step', disable=not progress, mininterval=interval,
+    maxinterval=interval,
+  )  # fmt: skip
+
+
+def _log(meter: Meter, step: int, writers: Writers, bar: tqdm):
+  values = meter.summary(step)
+  writers.write(step, values)
+  shown = 'loss_per_nonpadding_target_token' if 'accuracy' in values else 'loss'
+  if shown in values:
+    bar.set_postfix_str(f'loss {values[shown]:.4g}', refresh=False)
+
+
+def _evaluate(
+  evaluators: Mapping[str, Evaluator], state: TrainState, step: int, writers: Writers
+):
+  for name, evaluator in evaluators.items():
+    values = {metric: float(value) for metric, value in evaluator(state)}
+    writers.write(step, values, stream=name)
