@@ -223,7 +223,9 @@ def _pattern_bar(
       pitches = [scores.scale_pitch(key.tonic, key.mode, first + int(symbol))]
     else:
       pitches = [key.stack_tone(bar.root, int(symbol), center)]
-    steps.extend((start, end, pitch, _stress(start)) for pitch in pitches)
+    # A chord is about as loud as a single tone.
+    level = _stress(start) / len(pitches) ** 0.5
+    steps.extend((start, end, pitch, level) for pitch in pitches)
   return steps
 
 

@@ -19,7 +19,9 @@ _SAMPLE_RATE = spec.LiveMusicSpec().sample_rate
 _NOTE_RMS = 0.1
 _MIX_RMS = 0.16
 _BASS_PITCH = 46
-_PEAK = 10 ** (-1.5 / 20)
+# (low Hz, high Hz, share of the reverberation time, share of the noise that differs by side).
+_ROOM_BANDS = ((60.0, 500.0, 1.1, 0.2), (500.0, 4000.0, 1.0, 0.55), (4000.0, 16000.0, 0.45, 0.8))
+_PEAK = 10 ** (-2.5 / 20)
 _DRUM_NAMES = {key: name for name, key in scores.DRUM_KEYS.items()}
 
 
@@ -31,7 +33,7 @@ def render(score: scores.Score, sample_rate: int = _SAMPLE_RATE) -> np.ndarray:
     sample_rate: in Hz.
 
   Returns:
-    float32 [round(score.secs * sample_rate), 2], peak -1.5 dBFS, faded out at the end.
+    float32 [round(score.secs * sample_rate), 2], peak -2.5 dBFS, faded out at the end.
   """
   num_samples = round(score.secs * sample_rate)
   dry = np.zeros((2, num_samples), np.float32)
@@ -55,14 +57,14 @@ def room_response(room_secs: float, sample_rate: int) -> np.ndarray:
     sample_rate: in Hz.
 
   Returns:
-    float32 [2, n] of unit energy per side; the sides are independent.
+    float32 [2, n] of unit energy per side; the sides differ most at the top.
   """
   rng = np.random.default_rng(zlib.crc32(b'room'))
   n = int(max(room_secs, 0.15) * sample_rate)
   t = np.arange(n) / sample_rate
   out = np.zeros((2, n), np.float32)
-  for low, high, share in ((60.0, 500.0, 1.1), (500.0, 4000.0, 1.0), (4000.0, 16000.0, 0.45)):
-    tail = synthesizer_voices.noise(n, low, high, sample_rate, rng, width=1.0)
+  for low, high, share, width in _ROOM_BANDS:
+    tail = synthesizer_voices.noise(n, low, high, sample_rate, rng, width=width)
     weight = np.sqrt(np.log2(high / low))
     out += (weight * tail * np.exp(-6.908 * t / (share * room_secs))).astype(np.float32)
   delay = int(min(0.006 + 0.006 * room_secs, 0.03) * sample_rate)
@@ -112,7 +114,8 @@ def render_note(
   middle, side = sound.mean(axis=0), (sound[0] - sound[1]) / 2
   side *= 0.15 if pitch < _BASS_PITCH else 0.5
   sound = np.stack([middle + side, middle - side])
-  return sound * np.float32(_NOTE_RMS / (_loudest_rms(sound, sample_rate) + 1e-9))
+  level = _NOTE_RMS * (0.75 if pitch < _BASS_PITCH else 1.0)
+  return sound * np.float32(level / (_loudest_rms(sound, sample_rate) + 1e-9))
 
 
 def _loudest_rms(x: np.ndarray, sample_rate: int) -> float:
@@ -137,7 +140,7 @@ def _add_echo(x: np.ndarray, level: float, bpm: float, sample_rate: int) -> None
 
 
 def _master(x: np.ndarray, sample_rate: int) -> np.ndarray:
-  """Removes rumble, levels, rounds peaks off with a tanh, fades out; peak -1.5 dBFS."""
+  """Removes rumble, levels, rounds peaks off with a tanh, fades out; peak -2.5 dBFS."""
   rumble = synthesizer_voices.band_filter(25.0, 0.0, sample_rate)
   x = signal.sosfilt(rumble, x).astype(np.float32)
   x *= _MIX_RMS / (np.sqrt(np.mean(x * x)) + 1e-9)
