@@ -1,0 +1,6 @@
+"""MusicCoCa: text and 10 s of audio in one embedding space, and its tokens."""
+
+from models.musiccoca.config import MusicCoCaConfig, TowerConfig
+from models.musiccoca.model import MusicCoCa
+
+__all__ = ['MusicCoCa', 'MusicCoCaConfig', 'TowerConfig']
