@@ -1,8 +1,8 @@
-"""A language model to play or measure, wherever it lies: bundled, a bundle's folder, a training run.
+"""A language model to play or measure: bundled, a bundle's folder, or a training run.
 
-A training run's MODEL_DIR says what its parameters are in `model.json`: token layout, sizes, and the
-codec and style model (with hashes) whose tokens it was trained on. `write_model_file` writes it when
-a run starts, so that every checkpoint can be used without the gin files that made it.
+A training run's MODEL_DIR says what its parameters are in `model.json`: token layout, sizes, and
+the codec and style model (with hashes) whose tokens it was trained on. `write_model_file` writes it
+when a run starts, so that every checkpoint can be used without the gin files that made it.
 """
 
 import dataclasses

@@ -1,0 +1,307 @@
+"""The report: `report.json` with every figure, and `report.html`, one page without a network.
+
+`Report` is filled by whoever measures (see `pipelines/evaluate.py`) with plain JSON values; this
+module only draws. A section that was not measured stays None, and why stands under `skipped`.
+"""
+
+import csv
+import dataclasses
+import json
+import math
+import pathlib
+from typing import Any
+
+import jinja2
+import markupsafe
+import numpy as np
+
+from evaluation import media, plots, signal_health
+
+SCHEMA_VERSION = 1
+MAX_BYTES = 30_000_000
+_TEMPLATES = pathlib.Path(__file__).parent / 'templates'
+
+CODEC_MEASURES = {
+  'mel_distance_db': 'Mel distance (dB, lower is nearer)',
+  'stft_distance': 'STFT distance (lower is nearer)',
+  'si_sdr_db': 'SI-SDR (dB, higher is nearer)',
+}
+
+
+@dataclasses.dataclass
+class Clip:
+  """A recording to be heard and looked at.
+
+  Attributes:
+    key: unique, of letters, digits and '_'; names its file.
+    group: heading it stands under.
+    title: what it is.
+    caption: prompt or description.
+    audio: float32 [samples, channels].
+    sample_rate: in Hz.
+    given_secs: seconds at the start that the model was given.
+    chunk_secs: distance of the seams; 0 for recordings without.
+    figures: signal health and others, by name.
+  """
+
+  key: str
+  group: str
+  title: str
+  caption: str
+  audio: np.ndarray
+  sample_rate: int
+  given_secs: float = 0
+  chunk_secs: float = 0
+  figures: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class Report:
+  """All figures of an evaluation; every field holds JSON values but `clips`.
+
+  Attributes:
+    title: of the page.
+    created: UTC time, ISO 8601.
+    summary: [{'text', 'status'}], status 'good', 'bad' or 'info'.
+    identity: [{'title', 'rows': [[name, value]]}].
+    protocol: [[name, value]]: prompts, seeds, sampling, counts.
+    operative_config: gin text, or ''.
+    token_losses: {'rows': [LevelTable.to_json()], 'anchors': [names], 'context_levels': n,
+      'contexts': {'secs': [...], 'rows': {name: [coarse loss]}, 'anchors': {name: loss}}}.
+    codec: {'depths': [{'name', 'levels', 'kbps', measure: [mean, low, high]}],
+      'others': the same without levels, 'codebooks': {...} or None, 'num_tracks': n}.
+    health: {'columns': [{'name', 'num_clips', 'figures': {name: mean}}]}.
+    adherence: {'rows': [{'name', 'own', 'other', 'margin', 'top1'}], 'num_prompts': n}.
+    speed: [[name, value]].
+    skipped: [{'what', 'why'}].
+    limits: [sentences].
+    stage_secs: {stage: seconds}.
+    clips: recordings.
+  """
+
+  title: str
+  created: str
+  summary: list[dict[str, str]] = dataclasses.field(default_factory=list)
+  identity: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  protocol: list[list[str]] = dataclasses.field(default_factory=list)
+  operative_config: str = ''
+  token_losses: dict[str, Any] | None = None
+  codec: dict[str, Any] | None = None
+  health: dict[str, Any] | None = None
+  adherence: dict[str, Any] | None = None
+  speed: list[list[str]] = dataclasses.field(default_factory=list)
+  skipped: list[dict[str, str]] = dataclasses.field(default_factory=list)
+  limits: list[str] = dataclasses.field(default_factory=list)
+  stage_secs: dict[str, float] = dataclasses.field(default_factory=dict)
+  clips: list[Clip] = dataclasses.field(default_factory=list)
+
+  def to_json(self) -> dict[str, Any]:
+    """JSON values; audio becomes the name of its file, numbers that are not finite become None."""
+    fields = [field.name for field in dataclasses.fields(self) if field.name != 'clips']
+    values = {'schema_version': SCHEMA_VERSION}
+    values |= {name: getattr(self, name) for name in fields}
+    values['clips'] = [
+      {
+        'key': clip.key,
+        'group': clip.group,
+        'title': clip.title,
+        'caption': clip.caption,
+        'file': _file_name(clip),
+        'secs': len(clip.audio) / clip.sample_rate,
+        'given_secs': clip.given_secs,
+        'figures': clip.figures,
+      }
+      for clip in self.clips
+    ]
+    return _plain(values)
+
+
+def write_report(report: Report, output_dir: str | pathlib.Path) -> pathlib.Path:
+  """Writes report.html, report.json, samples.csv and audio/*.mp3; returns the page's path.
+
+  Clips whose audio would make the page larger than 30 MB are named on it, with their file, instead
+  of being played there.
+  """
+  output_dir = pathlib.Path(output_dir)
+  audio_dir = output_dir / 'audio'
+  audio_dir.mkdir(parents=True, exist_ok=True)
+  sounds = {clip.key: media.mp3_bytes(clip.audio, clip.sample_rate) for clip in report.clips}
+  for clip in report.clips:
+    (output_dir / _file_name(clip)).write_bytes(sounds[clip.key])
+  _write_samples(report.clips, output_dir / 'samples.csv')
+  text = json.dumps(report.to_json(), indent=2, allow_nan=False)
+  (output_dir / 'report.json').write_text(text + '\n', encoding='utf-8')
+  page = output_dir / 'report.html'
+  page.write_text(render(report, sounds), encoding='utf-8')
+  return page
+
+
+def render(report: Report, sounds: dict[str, bytes]) -> str:
+  """The page, given the MP3 file of each clip."""
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_TEMPLATES),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+  )
+  environment.filters |= {'figure': _figure, 'share': _share, 'interval': _interval}
+  room = MAX_BYTES * 0.9  # For everything but the audio there is a tenth.
+  players = {}
+  for clip in report.clips:
+    uri = media.data_uri(sounds[clip.key])
+    room -= len(uri)
+    players[clip.key] = uri if room > 0 else None
+  return environment.get_template('report.html.j2').render(
+    report=report,
+    schema_version=SCHEMA_VERSION,
+    tokens=_token_table(report.token_losses),
+    token_plots=_token_plots(report.token_losses),
+    codec_measures=CODEC_MEASURES,
+    codec_plots=_codec_plots(report.codec),
+    health_labels=signal_health.LABELS,
+    groups=_groups(report.clips),
+    players=players,
+    files={clip.key: _file_name(clip) for clip in report.clips},
+    pictures={clip.key: _picture(clip) for clip in report.clips},
+  )
+
+
+def _token_table(losses: dict[str, Any] | None) -> dict[str, Any] | None:
+  """Columns by model, rows by level, each cell with its difference to the first anchor."""
+  if losses is None:
+    return None
+  rows = losses['rows']
+  anchor = next((row for row in rows if row['name'] in losses['anchors']), None)
+  lines = []
+  for level in range(len(rows[0]['loss'])):
+    cells = [
+      (row['loss'][level], row['low'][level], row['high'][level],
+       row['accuracy'][level] if row['accuracy'] else None,
+       None if row is anchor or anchor is None else row['loss'][level] - anchor['loss'][level])
+      for row in rows
+    ]  # fmt: skip
+    lines.append({'name': str(level), 'cells': cells, 'kind': 'level'})
+  for key, name in (('coarse', f'mean of the {losses["context_levels"]} coarse levels'),
+                    ('overall', 'mean of all levels')):  # fmt: skip
+    cells = [
+      (*row[key], float(np.mean(row['accuracy'][: losses['context_levels'] if key == 'coarse'
+                                                else None])) if row['accuracy'] else None,
+       None if row is anchor or anchor is None else row[key][0] - anchor[key][0])
+      for row in rows
+    ]  # fmt: skip
+    lines.append({'name': name, 'cells': cells, 'kind': 'mean'})
+  return {
+    'names': [row['name'] for row in rows],
+    'anchor': anchor['name'] if anchor else None,
+    'lines': lines,
+    'num_examples': rows[0]['num_examples'],
+    'num_tracks': rows[0]['num_tracks'],
+  }
+
+
+def _token_plots(losses: dict[str, Any] | None) -> list[markupsafe.Markup]:
+  if losses is None:
+    return []
+  rows = {
+    row['name']: tuple(np.array(row[key], float) for key in ('loss', 'low', 'high'))
+    for row in losses['rows']
+  }
+  drawn = [plots.level_losses(rows, losses['anchors'], losses['context_levels'])]
+  contexts = losses.get('contexts')
+  if contexts:
+    drawn.append(
+      plots.curves(
+        contexts['secs'], contexts['rows'], 'seconds of context', 'nats, coarse levels', 'context',
+        anchors=contexts['anchors'],
+      )
+    )  # fmt: skip
+  return [markupsafe.Markup(svg) for svg in drawn]
+
+
+def _codec_plots(codec: dict[str, Any] | None) -> list[tuple[str, markupsafe.Markup]]:
+  """(label, picture) of each measure."""
+  if codec is None:
+    return []
+  levels = [depth['levels'] for depth in codec['depths']]
+  drawn = []
+  for measure, label in CODEC_MEASURES.items():
+    svg = plots.curves(
+      levels,
+      {'codec': [depth[measure][0] for depth in codec['depths']]},
+      'RVQ levels',
+      label,
+      f'codec_{measure}',
+      anchors={other['name']: other[measure][0] for other in codec['others']},
+      log_x=True,
+    )
+    drawn.append((label, markupsafe.Markup(svg)))
+  return drawn
+
+
+def _picture(clip: Clip) -> markupsafe.Markup:
+  return markupsafe.Markup(
+    plots.spectrogram(
+      clip.audio, clip.sample_rate, f'spec_{clip.key}', given_secs=clip.given_secs,
+      chunk_secs=clip.chunk_secs,
+    )
+  )  # fmt: skip
+
+
+def _groups(clips: list[Clip]) -> dict[str, list[Clip]]:
+  groups: dict[str, list[Clip]] = {}
+  for clip in clips:
+    groups.setdefault(clip.group, []).append(clip)
+  return groups
+
+
+def _write_samples(clips: list[Clip], path: pathlib.Path):
+  """One line a clip, one column a figure."""
+  names = list(dict.fromkeys(name for clip in clips for name in clip.figures))
+  with open(path, 'w', encoding='utf-8', newline='') as file:
+    writer = csv.writer(file)
+    writer.writerow(['key', 'group', 'title', 'caption', 'secs', *names])
+    for clip in clips:
+      values = [clip.figures.get(name, '') for name in names]
+      secs = round(len(clip.audio) / clip.sample_rate, 3)
+      writer.writerow([clip.key, clip.group, clip.title, clip.caption, secs, *values])
+
+
+def _file_name(clip: Clip) -> str:
+  return f'audio/{clip.key}.mp3'
+
+
+def _figure(value: float | None, digits: int = 2) -> str:
+  """A number for people; what is not there or not finite is said in words."""
+  if value is None or isinstance(value, float) and math.isnan(value):
+    return 'n/a'
+  if isinstance(value, float | np.floating) and math.isinf(value):
+    return '∞' if value > 0 else '−∞'
+  if abs(value) >= 1000:
+    return f'{value:,.0f}'.replace(',', ' ').replace('-', '−')
+  return f'{value:.{digits}f}'.replace('-', '−')
+
+
+def _share(value: float | None) -> str:
+  return 'n/a' if value is None or math.isnan(value) else f'{100 * value:.1f} %'
+
+
+def _interval(low: float | None, high: float | None, digits: int = 2) -> str:
+  if low is None or high is None or math.isnan(low) or math.isnan(high):
+    return ''
+  return f'{_figure(low, digits)} … {_figure(high, digits)}'
+
+
+def _plain(value: Any) -> Any:
+  """NumPy and non-finite values as JSON has them."""
+  if isinstance(value, dict):
+    return {str(key): _plain(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_plain(item) for item in value]
+  if isinstance(value, np.ndarray):
+    return _plain(value.tolist())
+  if isinstance(value, np.generic):
+    return _plain(value.item())
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
