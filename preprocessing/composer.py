@@ -1,6 +1,6 @@
 """Composes a score from (style, seed): form, harmony, melody and drum patterns.
 
-A work draws its tempo, key, two progressions (A and B), two patterns per part and two melodic motifs
+A work draws its tempo, key, two progressions (A and B), two patterns per part and two motifs
 once, then lays out sections of one progression each. So bars repeat and change as in songs: a
 listener, or a language model, can predict most of a bar from the bars before it.
 """
@@ -11,8 +11,7 @@ import zlib
 
 import numpy as np
 
-from preprocessing import composer_styles
-from preprocessing import scores
+from preprocessing import composer_styles, scores
 
 # (section kind, intensity); after the last one the form goes on from the second.
 _FORM = (('A', 2), ('A', 3), ('B', 3), ('A', 3), ('B', 2))
@@ -157,9 +156,7 @@ def _compose_part(
       case _:
         steps = _pattern_bar(patterns[bar.section], bar, key, part.center)
     notes.extend(_place(steps, bar, spec))
-  return scores.Part(
-    instrument, tuple(notes), gain_db, part.pan * side, part.send, tone, part.echo
-  )
+  return scores.Part(instrument, tuple(notes), gain_db, part.pan * side, part.send, tone, part.echo)
 
 
 def _place(

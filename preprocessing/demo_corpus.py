@@ -1,28 +1,25 @@
 """Demo corpus: works composed and rendered by the program, as tagged files with known truth.
 
-A corpus is a folder `artist/album/NN title.ext` with a `corpus.json` beside it, which holds for every
-work what a listener would have to estimate: caption, tempo, key and instruments. Everything is made
-from (style, seed), so corpora of any size need no licence and no download.
+A corpus is a folder `artist/album/NN title.ext` with a `corpus.json` beside it, which holds for
+every work what a listener would have to estimate: caption, tempo, key and instruments.
+Everything is made from (style, seed), so corpora of any size need no licence and no download.
 """
 
-from collections.abc import Callable, Sequence
 import dataclasses
 import json
 import os
 import pathlib
 import re
+from collections.abc import Callable, Sequence
 
 import mutagen
-from mutagen import id3
 import numpy as np
 import soundfile
 import tqdm
+from mutagen import id3
 
 from models import spec
-from preprocessing import composer
-from preprocessing import composer_styles
-from preprocessing import scores
-from preprocessing import synthesizer
+from preprocessing import composer, composer_styles, scores, synthesizer
 
 STYLES = composer_styles.STYLES
 UNSEEN_STYLES = composer_styles.UNSEEN_STYLES
@@ -45,11 +42,13 @@ _TEMPO_WORDS = (
 )  # fmt: skip
 _ADJECTIVES = (
   'Amber', 'Quiet', 'Distant', 'Broken', 'Silver', 'Hidden', 'Paper', 'Northern', 'Burning', 'Slow',
-  'Golden', 'Hollow', 'Electric', 'Velvet', 'Early', 'Crooked', 'Winter', 'Painted', 'Restless', 'Blue',
+  'Golden', 'Hollow', 'Electric', 'Velvet', 'Early', 'Crooked', 'Winter', 'Painted', 'Restless',
+  'Blue',
 )  # fmt: skip
 _NOUNS = (
-  'River', 'Lantern', 'Staircase', 'Orchard', 'Signal', 'Harbor', 'Garden', 'Mirror', 'Engine', 'Letter',
-  'Window', 'Parade', 'Compass', 'Feather', 'Tunnel', 'Kite', 'Ember', 'Market', 'Tide', 'Clock',
+  'River', 'Lantern', 'Staircase', 'Orchard', 'Signal', 'Harbor', 'Garden', 'Mirror', 'Engine',
+  'Letter', 'Window', 'Parade', 'Compass', 'Feather', 'Tunnel', 'Kite', 'Ember', 'Market', 'Tide',
+  'Clock',
 )  # fmt: skip
 
 
@@ -246,7 +245,11 @@ def _read_corpus_file(directory: pathlib.Path, recipe: dict) -> list[Work]:
   if not path.exists():
     return []
   found = json.loads(path.read_text())['recipe']
-  changed = [f'{k}={found.get(k)!r} (now {recipe[k]!r})' for k in recipe if found.get(k) != recipe[k]]
+  changed = [
+    f'{name}={found.get(name)!r} (now {value!r})'
+    for name, value in recipe.items()
+    if found.get(name) != value
+  ]
   if changed:
     raise ValueError(
       f'{directory} holds a demo corpus with {", ".join(changed)}: choose another directory or '

@@ -10,10 +10,7 @@ import numpy as np
 from scipy import signal
 
 from models import spec
-from preprocessing import scores
-from preprocessing import synthesizer_drums
-from preprocessing import synthesizer_instruments
-from preprocessing import synthesizer_voices
+from preprocessing import scores, synthesizer_drums, synthesizer_instruments, synthesizer_voices
 
 _SAMPLE_RATE = spec.LiveMusicSpec().sample_rate
 _NOTE_RMS = 0.1
@@ -46,7 +43,7 @@ def render(score: scores.Score, sample_rate: int = _SAMPLE_RATE) -> np.ndarray:
     wet += part.send * sound
   wet = signal.oaconvolve(wet, room_response(score.room_secs, sample_rate), axes=-1)
   dry += wet[:, :num_samples].astype(np.float32)
-  return _master(dry, sample_rate).T.copy()
+  return master(dry, sample_rate).T.copy()
 
 
 def room_response(room_secs: float, sample_rate: int) -> np.ndarray:
@@ -76,9 +73,7 @@ def room_response(room_secs: float, sample_rate: int) -> np.ndarray:
   return (out / np.sqrt(np.sum(out * out, axis=1, keepdims=True))).astype(np.float32)
 
 
-def _render_part(
-  part: scores.Part, bpm: float, num_samples: int, sample_rate: int
-) -> np.ndarray:
+def _render_part(part: scores.Part, bpm: float, num_samples: int, sample_rate: int) -> np.ndarray:
   """Adds up the notes of a part, panned and levelled: float32 [2, num_samples]."""
   out = np.zeros((2, num_samples), np.float32)
   cache: dict[tuple[int, int], np.ndarray] = {}
@@ -139,8 +134,8 @@ def _add_echo(x: np.ndarray, level: float, bpm: float, sample_rate: int) -> None
     x[far, shift:] += 0.25 * level**tap * mono
 
 
-def _master(x: np.ndarray, sample_rate: int) -> np.ndarray:
-  """Removes rumble, levels, rounds peaks off with a tanh, fades out; peak -2.5 dBFS."""
+def master(x: np.ndarray, sample_rate: int) -> np.ndarray:
+  """Finishes a mix x [2, n]: no rumble, level, tanh over the peaks, fade, peak -2.5 dBFS."""
   rumble = synthesizer_voices.band_filter(25.0, 0.0, sample_rate)
   x = signal.sosfilt(rumble, x).astype(np.float32)
   x *= _MIX_RMS / (np.sqrt(np.mean(x * x)) + 1e-9)

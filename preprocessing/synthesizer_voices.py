@@ -321,8 +321,7 @@ class Pluck:
     width: share of the burst that differs by side.
     release: seconds of damping after the note's end.
     drive: gain into a tanh with a loudspeaker's band after it (0: none).
-    body: (centre Hz, width Hz, gain) resonances of the body.
-    wah_hz: low and high end of a band sweep over the note; empty: none.
+    snap: level of the noise of the pick.
   """
 
   decay: float = 3.0
@@ -410,9 +409,9 @@ class Texture:
       places = rng.integers(0, n, count)
       clicks = np.zeros((2, n), np.float32)
       clicks[rng.integers(0, 2, count), places] = rng.exponential(6.0, count)
-      out = 0.3 * out + signal.sosfilt(
-        band_filter(1000.0, 12000.0, sample_rate), clicks
-      ).astype(np.float32)
+      out = 0.3 * out + signal.sosfilt(band_filter(1000.0, 12000.0, sample_rate), clicks).astype(
+        np.float32
+      )
     return out * envelope(
       n, hold, int(self.attack * sample_rate), 1, 1.0, int(self.release * sample_rate)
     )
