@@ -1,1 +1,1 @@
-"""The training engine: state, step, optimizers, checkpoints, metrics, and the loop that joins them."""
+"""The training engine: state, step, optimizers, checkpoints, metrics and the loop."""

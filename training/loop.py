@@ -40,8 +40,8 @@ def train(
 ) -> TrainState:
   """Trains until `total_steps`, a signal, or the end of the time budget; the last step is saved.
 
-  Started again with the same `model_dir` it goes on with the next batch, the same random numbers and
-  the same optimizer state. Precedence at the start: the newest checkpoint in `model_dir`, then
+  Started again with the same `model_dir` it goes on with the next batch, the same random numbers
+  and the same optimizer state. At the start the newest checkpoint in `model_dir` comes first, then
   `initial_params`, then `trainable.init`.
 
   Args:
@@ -56,7 +56,7 @@ def train(
     checkpoint_period: steps from one checkpoint to the next.
     keep_checkpoints: how many of the newest stay.
     eval_period: steps from one evaluation to the next and one at the end; 0 for none.
-    evaluators: stream such as 'training_eval/demo' -> called with the state, yields (metric, value).
+    evaluators: stream such as 'training_eval/demo' -> called with the state, yields (name, value).
     initial_params: start from these; optimizer and step start anew.
     time_budget_secs: stop cleanly once this call has lasted so long.
     tensorboard: also write TensorBoard events.

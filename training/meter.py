@@ -92,7 +92,7 @@ class Meter:
       values['steps_per_second'] = steps / secs
       values['seqs_per_second'] = self._examples * per_step
       values['data_wait_fraction'] = self._seconds['data_wait'] / secs
-      if 'weight_sum' in summed:
+      if 'level_weight' in summed:
         values['target_tokens_per_second'] = float(summed['weight_sum']) * per_step
         values['target_tokens_per_second_per_core'] = (
           values['target_tokens_per_second'] / jax.device_count()

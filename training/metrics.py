@@ -29,7 +29,7 @@ def summarize(trainable: Any, summed: Mapping[str, np.ndarray]) -> dict[str, flo
   """
   if hasattr(trainable, 'summarize'):
     values = {name: float(value) for name, value in trainable.summarize(dict(summed)).items()}
-  elif 'weight_sum' in summed:
+  elif 'level_weight' in summed:
     values = token_metrics(summed)
   else:
     values = {}

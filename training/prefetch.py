@@ -15,7 +15,7 @@ def feed_batches(feed: Any, start: int) -> Iterator[Batch]:
   """Batches `start`, `start + 1`, ... of a feed.
 
   Args:
-    feed: has `batch(index)`, a pure function, or `batches(start)`, an iterator from batch `start` on.
+    feed: has `batch(index)`, a pure function, or `batches(start)`, an iterator from there on.
     start: index of the first batch.
   """
   if hasattr(feed, 'batches'):

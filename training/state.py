@@ -52,16 +52,16 @@ def create_state(
     params = trainable.init(params_rng)
   else:
     check_same_shapes(jax.eval_shape(trainable.init, params_rng), params)
-    # A copy, since the step donates its state and the caller may still want its own.
-    params = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
   aux = trainable.init_aux(aux_rng) if hasattr(trainable, 'init_aux') else {}
-  return TrainState(
+  state = TrainState(
     step=jnp.zeros([], jnp.int32), params=params, opt_state=optimizer.init(params), aux=aux
   )
+  # Copies: the step donates its state, so no array may stand in it twice or belong to the caller.
+  return jax.tree.map(lambda x: jnp.array(x, copy=True), state)
 
 
 def flat_names(tree: Any) -> dict[str, Any]:
-  """{'encoder/layers/mlp/gate': leaf, ...} of any pytree: keys, fields and indices joined by '/'."""
+  """{'encoder/layers/mlp/gate': leaf, ...} of any pytree: keys, fields, indices joined by '/'."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
 

@@ -44,7 +44,7 @@ def make_train_step(trainable: Any, optimizer: optax.GradientTransformation) -> 
   """A compiled `step(state, batch, rng) -> (state, metrics)`; the given state is consumed.
 
   The key of a step is `rng` folded with the step's number, so that a restarted run draws the same
-  dropout. A trainable's own `train_step(state, batch, rng, optimizer)` comes before the default one;
+  dropout. A trainable's own `train_step(state, batch, rng, optimizer)` comes before the default;
   where it leaves `state.step` alone it is counted here.
   """
 
