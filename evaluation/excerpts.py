@@ -51,8 +51,8 @@ def choose_excerpts(
 ) -> list[Excerpt]:
   """Up to `number` excerpts, taken from the tracks in turn.
 
-  Candidates are targets on the grid of chunks that have a full context before them; a clip too short
-  for one gives its last chunk. Clips shorter than a chunk give nothing.
+  Candidates are targets on the grid of chunks that have a full context before them; a clip too
+  short for one gives its last chunk. Clips shorter than a chunk give nothing.
 
   Raises:
     ValueError: no clip is as long as a chunk.

@@ -39,7 +39,7 @@ def hardware() -> list[list[str]]:
 
 
 def commit() -> str | None:
-  """Commit of the checkout that this file lies in, '+changes' if files differ; None outside of git."""
+  """Commit of this checkout, followed by '+changes' if files differ; None outside of git."""
   folder = pathlib.Path(__file__).parent
 
   def git(*arguments: str) -> str | None:

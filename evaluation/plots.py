@@ -105,7 +105,7 @@ def curves(
 def spectrogram(
   audio: np.ndarray, sample_rate: int, key: str, *, given_secs: float = 0, chunk_secs: float = 0
 ) -> str:
-  """Mel spectrogram of the mid signal, 0 to -80 dB, with chunk seams and the end of the given part."""
+  """Mel spectrogram of the mid signal, 0 to -80 dB, with seams and the end of what was given."""
   window, hop = 2048, max(480, len(audio) // 900)
   levels = spectra.decibels(
     spectra.magnitudes(audio.mean(1), window, hop) @ spectra.mel_filters(sample_rate, window, 96),

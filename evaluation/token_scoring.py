@@ -28,7 +28,7 @@ def score_tokens(
     on_batch: called with the number of rows done, for a progress bar.
 
   Returns:
-    ln p(target) float32 and whether it was the level's most probable code, both [N, targets_length].
+    ln p(target) float32 and whether it was the level's most probable code, [N, targets_length].
   """
   log_probs, correct = [], []
   for start in range(0, len(inputs), batch_size):

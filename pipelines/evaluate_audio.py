@@ -1,0 +1,261 @@
+"""The part of an evaluation that is heard: generated audio, its references, its signal figures."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from evaluation import adherence, anchors, signal_health, verdicts
+from evaluation.report import Clip, Report
+from inference import LiveSession
+from models.spec import LiveMusicSpec
+from pipelines.checkpoint_sources import Source
+from pipelines.generate import Generation, generate_audio
+from pipelines.prepared_data import HeldOutAudio
+
+
+@dataclasses.dataclass(frozen=True)
+class Listening:
+  """What all generations share; `options` are `pipelines.evaluate.EvaluationOptions`."""
+
+  sources: Sequence[Source]
+  codec: Any
+  style: Any
+  spec: LiveMusicSpec
+  options: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+  """A style to generate in: what the reader sees, and its embedding [style_dim]."""
+
+  label: str
+  embedding: np.ndarray
+
+
+def listen(
+  report: Report,
+  listening: Listening,
+  held_out: Sequence[HeldOutAudio],
+  decoded: Sequence[np.ndarray],
+):
+  """Generates with every model and fills the report's clips, health, adherence and speed.
+
+  Args:
+    report: to fill.
+    listening: models and options.
+    held_out: recordings of the held-out split.
+    decoded: their reconstructions at `target_levels`.
+  """
+  prompts = choose_prompts(listening, held_out)
+  columns: dict[str, list[dict[str, float]]] = {}
+  _references(report, listening, held_out, decoded, columns)
+  embeddings: dict[str, list[np.ndarray]] = {}
+  for number, source in enumerate(listening.sources):
+    session = _session(source, listening)
+    runs = []
+    for index, prompt in enumerate(prompts):
+      run = _generate(session, prompt.embedding, listening, f'{source.name}: {prompt.label}')
+      runs.append(run)
+      clip = _clip(
+        f'm{number}_p{index}', f'Prompt: {prompt.label}', source.name, prompt.label, run, listening
+      )
+      columns.setdefault(source.name, []).append(clip.figures)
+      report.clips.append(clip)
+      embeddings.setdefault(source.name, []).append(
+        listening.style.embed_audio(run.audio, listening.spec.sample_rate)
+      )
+    for index, recording in enumerate(held_out[: listening.options.num_continuations]):
+      run, clip = _continue(session, recording, listening, f'm{number}_c{index}', source.name)
+      runs.append(run)
+      report.clips.append(clip)
+      columns.setdefault(source.name, []).append(clip.figures)
+    report.speed += _speed(source.name, runs)
+  _degraded(listening, held_out, columns)
+  report.clips.sort(key=lambda clip: (not clip.group.startswith('Prompt'), clip.group))
+  report.health = {
+    'columns': [
+      {'name': name, 'num_clips': len(figures), 'figures': _mean(figures)}
+      for name, figures in columns.items()
+    ],
+    'models': [source.name for source in listening.sources],
+  }
+  report.adherence = _adherence(prompts, embeddings, held_out, listening)
+
+
+def choose_prompts(listening: Listening, held_out: Sequence[HeldOutAudio]) -> list[Prompt]:
+  """The texts asked for; without any, distinct captions of held-out tracks, or their sound."""
+  options, style = listening.options, listening.style
+  texts = list(options.prompts)
+  if not texts:
+    captions = dict.fromkeys(recording.caption for recording in held_out if recording.caption)
+    texts = list(captions)[: options.num_prompts]
+  if texts:
+    return [Prompt(text, vector) for text, vector in zip(texts, style.embed_text(texts))]
+  rate = listening.spec.sample_rate
+  return [
+    Prompt(f'the sound of {recording.title}', style.embed_audio(recording.audio, rate))
+    for recording in held_out[: options.num_prompts]
+  ]
+
+
+def _session(source: Source, listening: Listening) -> LiveSession:
+  sampling = listening.options.sampling
+  return LiveSession(
+    source.bundle,
+    listening.codec,
+    listening.style,
+    temperature=sampling.temperature,
+    top_k=sampling.top_k,
+    guidance_weight=sampling.guidance_weight,
+    seed=listening.options.seed,
+  )
+
+
+def _generate(
+  session: LiveSession,
+  embedding: np.ndarray,
+  listening: Listening,
+  description: str,
+  continue_from: np.ndarray | None = None,
+) -> Generation:
+  return generate_audio(
+    session,
+    np.asarray(embedding, np.float32),
+    listening.options.num_audio_secs,
+    continue_from=continue_from,
+    description=description[:40],
+  )
+
+
+def _continue(
+  session: LiveSession, recording: HeldOutAudio, listening: Listening, key: str, name: str
+) -> tuple[Generation, Clip]:
+  """Goes on from the start of a held-out recording, in its own style."""
+  spec = listening.spec
+  embedding = listening.style.embed_audio(recording.audio, spec.sample_rate)
+  run = _generate(session, embedding, listening, f'{name}: goes on', recording.audio)
+  caption = f'{run.given_secs:.1f} s of it given, then generated'
+  return run, _clip(key, f'Going on from {recording.title}', name, caption, run, listening)
+
+
+def _clip(
+  key: str, group: str, title: str, caption: str, run: Generation, listening: Listening
+) -> Clip:
+  spec = listening.spec
+  generated = run.audio[round(run.given_secs * spec.sample_rate) :]
+  return Clip(
+    key=key,
+    group=group,
+    title=title,
+    caption=caption,
+    audio=run.audio,
+    sample_rate=spec.sample_rate,
+    given_secs=run.given_secs,
+    chunk_secs=spec.chunk_secs,
+    figures=signal_health.health(generated, spec.sample_rate, spec.chunk_samples),
+  )
+
+
+def _references(
+  report: Report,
+  listening: Listening,
+  held_out: Sequence[HeldOutAudio],
+  decoded: Sequence[np.ndarray],
+  columns: dict[str, list[dict[str, float]]],
+):
+  spec = listening.spec
+  codec_name = f'codec, {spec.target_levels} levels'
+  for index, recording in enumerate(held_out):
+    pairs = [('o', 'original', verdicts.CORPUS, recording.audio)]
+    if index < len(decoded):
+      pairs.append(('d', codec_name, codec_name, decoded[index]))
+    for letter, title, column, audio in pairs:
+      figures = signal_health.health(audio, spec.sample_rate, spec.chunk_samples)
+      columns.setdefault(column, []).append(figures)
+      report.clips.append(
+        Clip(
+          key=f'r{index}_{letter}',
+          group=f'Reference: {recording.title}',
+          title=title,
+          caption=recording.caption,
+          audio=audio,
+          sample_rate=spec.sample_rate,
+          figures=figures,
+        )
+      )
+
+
+def _degraded(
+  listening: Listening,
+  held_out: Sequence[HeldOutAudio],
+  columns: dict[str, list[dict[str, float]]],
+):
+  """Anchors that are not heard: codes drawn at random, and noise at the corpus's level."""
+  spec, seed = listening.spec, listening.options.seed
+  frames = round(listening.options.num_audio_secs * spec.frame_rate)
+  random = listening.codec.decode(anchors.random_codes(frames, spec, seed))
+  measured = {verdicts.RANDOM_CODES: [np.asarray(random, np.float32)]}
+  measured[verdicts.WHITE_NOISE] = [
+    anchors.noise_like(recording.audio, seed) for recording in held_out
+  ]
+  for name, recordings in measured.items():
+    for audio in recordings:
+      columns.setdefault(name, []).append(
+        signal_health.health(audio, spec.sample_rate, spec.chunk_samples)
+      )
+
+
+def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+  """Mean of each figure over rows, NaN left out."""
+  means = {}
+  for name in rows[0]:
+    values = np.array([row[name] for row in rows], np.float64)
+    known = values[~np.isnan(values)]
+    means[name] = float(known.mean()) if len(known) else float('nan')
+  return means
+
+
+def _speed(name: str, runs: Sequence[Generation]) -> list[list[str]]:
+  """Real-time factor and chunk times, without the first chunk of all (it compiles)."""
+  seconds = [secs for run in runs for secs in run.chunk_secs]
+  if not seconds:
+    return []
+  first, rest = seconds[0], seconds[1:] or seconds
+  chunk = runs[0].chunk_audio_secs
+  median, slow = np.quantile(rest, [0.5, 0.95])
+  return [
+    [f'Generating with {name}', f'{chunk / median:.2f} times real time (median chunk)'],
+    [
+      f'Chunks of {name}',
+      f'{chunk:g} s of audio in {median:.2f} s (median), {slow:.2f} s (95 %); the first took '
+      f'{first:.1f} s with compilation',
+    ],
+  ]
+
+
+def _adherence(
+  prompts: Sequence[Prompt],
+  embeddings: dict[str, list[np.ndarray]],
+  held_out: Sequence[HeldOutAudio],
+  listening: Listening,
+) -> dict[str, Any] | None:
+  if not prompts:
+    return None
+  wanted = np.stack([prompt.embedding for prompt in prompts])
+  rows = [
+    {'name': name, 'kind': 'model', **adherence.prompt_match(np.stack(vectors), wanted)}
+    for name, vectors in embeddings.items()
+  ]
+  described = {recording.caption: recording for recording in held_out}
+  matching = [described.get(prompt.label) for prompt in prompts]
+  if all(matching):
+    rate = listening.spec.sample_rate
+    heard = np.stack([listening.style.embed_audio(item.audio, rate) for item in matching])
+    name = 'the recordings that the prompts describe'
+    rows.append({'name': name, 'kind': 'anchor', **adherence.prompt_match(heard, wanted)})
+    if len(matching) > 1:
+      swapped = {'name': 'the same, one prompt on', 'kind': 'anchor'}
+      rows.append(swapped | adherence.prompt_match(np.roll(heard, 1, axis=0), wanted))
+  return {'rows': rows, 'num_prompts': len(prompts)}
