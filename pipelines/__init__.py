@@ -1,0 +1,1 @@
+"""What needs several rooms: the demo, runs that gin configures, generation, evaluation."""
