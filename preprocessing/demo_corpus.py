@@ -129,7 +129,7 @@ def write_corpus(
     if path.exists():
       continue
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.partial-{os.getpid()}-{path.name}')
+    partial = path.with_name(f'.partial-{path.name}')
     try:
       _write_audio(partial, play(score))
       _write_tags(partial, work, int(path.name[:2]))
@@ -165,7 +165,7 @@ def plan_works(
   for index in range(num_works):
     style = styles[index % len(styles)]
     # Formats move on by one with each round of styles, so that no style keeps to one format.
-    form = formats[(index + index // len(styles)) % len(formats)]
+    form = formats[(index % len(styles) + index // len(styles)) % len(formats)]
     work_seed = seed * _WORKS_PER_SEED + index
     while True:
       score = composer.compose(style, work_seed, secs_per_work)
@@ -261,7 +261,7 @@ def _read_corpus_file(directory: pathlib.Path, recipe: dict) -> list[Work]:
 def _write_corpus_file(directory: pathlib.Path, recipe: dict, works: list[Work]) -> None:
   directory.mkdir(parents=True, exist_ok=True)
   content = {'recipe': recipe, 'works': [dataclasses.asdict(work) for work in works]}
-  partial = directory / f'.partial-{os.getpid()}-{CORPUS_FILE}'
+  partial = directory / f'.partial-{CORPUS_FILE}'
   partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + '\n')
   partial.replace(directory / CORPUS_FILE)
 
