@@ -85,7 +85,7 @@ def curves(
 ) -> str:
   """Lines over `x`, and anchors as horizontal dashes; `key` makes the ids of the SVG unique."""
   with matplotlib.rc_context(_STYLE):
-    figure, axes = plt.subplots(figsize=(3.9, 2.9))
+    figure, axes = plt.subplots(figsize=(3.5, 2.4))
     for number, (name, values) in enumerate(rows.items()):
       axes.plot(
         x, values, color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],

@@ -230,9 +230,9 @@ def _codec_plots(codec: dict[str, Any] | None) -> list[tuple[str, markupsafe.Mar
       levels,
       {'codec': [depth[measure][0] for depth in codec['depths']]},
       'RVQ levels',
-      label,
+      'dB' if measure.endswith('_db') else '',
       f'codec_{measure}',
-      anchors={other['name']: other[measure][0] for other in codec['others']},
+      anchors={other['name']: other[measure][0] for other in codec['others'] if other['kbps']},
       log_x=True,
     )
     drawn.append((label, markupsafe.Markup(svg)))
