@@ -1,0 +1,193 @@
+"""Convolutions and residual units of SpectroStream, as functions of explicit parameters.
+
+Tensors are [batch, time, frequency, channels], kernels [time, frequency, in, out]. Strided
+convolutions are written as stride-1 convolutions of folded tensors and transposed ones as stride-1
+convolutions whose output is unfolded: the plain forms (and their gradients) dilate their input, for
+which XLA has only a slow path on CPUs.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Params = dict[str, Any]
+Stride = tuple[int, int]
+
+
+def elu(x: jax.Array) -> jax.Array:
+  """x where positive, else exp(x) - 1."""
+  return jnp.where(x > 0, x, jnp.exp(jnp.minimum(x, 0.0)) - 1.0)
+
+
+def unit_kernel(stride: Stride) -> tuple[int, int]:
+  """Kernel (time, frequency) of a residual unit's resampling convolution."""
+  return max(3, 2 * stride[0]), max(3, 2 * stride[1])
+
+
+def conv(layer: Params, x: jax.Array, stride: Stride = (1, 1)) -> jax.Array:
+  """A convolution, causal in time but for what its stride needs, centred in frequency.
+
+  Padding for kernel k and stride s: time max(k - s, 0) on the left and the rest of k - 1 on the
+  right; frequency max(k - s, 0) in all, the smaller half on the left.
+
+  Args:
+    layer: {'conv': {'kernel': [kt, kf, in, out], 'bias': [out]}}.
+    x: [B, T, F, in].
+    stride: (time, frequency); where it is not 1, the kernel must be twice the stride.
+
+  Returns:
+    [B, ceil(T / stride), ceil(F / stride), out].
+  """
+  kernel, bias = layer['conv']['kernel'], layer['conv']['bias']
+  if kernel.shape[:2] == (1, 1):
+    return x @ kernel[0, 0] + bias
+  padding = []
+  for axis, (size, k, s) in enumerate(zip(x.shape[1:3], kernel.shape, stride, strict=False)):
+    total = max(k - s, 0)
+    left = total if axis == 0 else total // 2
+    # Whole windows for ceil(size / s) outputs; for s > 1 whole blocks of s.
+    needed = (-(-size // s) - 1) * s + k
+    padding.append((left, needed - size - left))
+  if stride != (1, 1):
+    # With k = 2 s every output sees two whole blocks of s inputs: fold blocks into channels.
+    x = _fold(_pad(x, padding), stride)
+    kernel = _fold_kernel(kernel, stride)
+    padding = [(0, 0), (0, 0)]
+  return _correlate(x, kernel, padding) + bias
+
+
+def conv_transposed(layer: Params, x: jax.Array, stride: Stride) -> jax.Array:
+  """A transposed convolution: zeros between inputs, then an unflipped correlation.
+
+  Padding of the zero-stuffed input: time (k - 1, s - 1); frequency k + s - 2 in all, the larger
+  half on the left.
+
+  Args:
+    layer: {'conv': {'kernel': [kt, kf, in, out], 'bias': [out]}}.
+    x: [B, T, F, in].
+    stride: (time, frequency); where it is not 1, the kernel must be twice the stride.
+
+  Returns:
+    [B, T * stride, F * stride, out].
+  """
+  kernel, bias = layer['conv']['kernel'], layer['conv']['bias']
+  batch, frames, bins, _ = x.shape
+  width = kernel.shape[3]
+  # Time keeps the blocks before the end, frequency one more, of which the ends are cut off below.
+  padding = [(kernel.shape[0] // stride[0] - 1, 0), (1, 1)]
+  blocks = bins + 1 if stride[1] > 1 else bins
+  phases = _correlate(x, _phase_kernel(kernel, stride), padding)
+  phases = jnp.reshape(phases, [batch, frames, blocks, *stride, width])
+  y = jnp.transpose(phases, [0, 1, 3, 2, 4, 5])
+  y = jnp.reshape(y, [batch, frames * stride[0], blocks * stride[1], width])
+  if stride[1] > 1:
+    k, s = kernel.shape[1], stride[1]
+    cut = k - 1 - -(-(k + s - 2) // 2)
+    y = y[:, :, cut : cut + bins * s]
+  return y + bias
+
+
+def encode_unit(
+  layer: Params, x: jax.Array, stride: Stride, num_frames: jax.Array | None = None
+) -> jax.Array:
+  """Residual unit of the encoder.
+
+  Body: ELU, 3x3, ELU, strided convolution. Shortcut: average pooling, then 1x1 where the width
+  changes.
+
+  Args:
+    layer: its parameters.
+    x: [B, T, F, in].
+    stride: (time, frequency).
+    num_frames: frames of `x` that exist; the others count as the padding behind the end.
+  """
+  kt, kf = unit_kernel(stride)
+  h = elu(conv(layer['conv2d_3x3'], elu(x)))
+  if num_frames is not None and stride[0] > 1:
+    real = (jnp.arange(x.shape[1]) < num_frames)[:, None, None]
+    h, x = jnp.where(real, h, 0.0), jnp.where(real, x, 0.0)
+  h = conv(layer[f'conv2d_{kt}x{kf}_a'], h, stride)
+  return h + _project(layer, average_pool(x, stride))
+
+
+def decode_unit(layer: Params, x: jax.Array, stride: Stride) -> jax.Array:
+  """Residual unit of the decoder.
+
+  Body: ELU, transposed convolution, ELU, 3x3. Shortcut: 1x1 where the width changes, then each
+  element repeated.
+  """
+  kt, kf = unit_kernel(stride)
+  h = conv_transposed(layer[f'conv2dtranspose_{kt}x{kf}'], elu(x), stride)
+  h = conv(layer['conv2d_3x3'], elu(h))
+  return h + repeat(_project(layer, x), stride)
+
+
+def plain_unit(layer: Params, x: jax.Array, first: str, second: str) -> jax.Array:
+  """Residual unit that keeps size and width; the two 3x3 layers are named in their order."""
+  return x + conv(layer[second], elu(conv(layer[first], elu(x))))
+
+
+def average_pool(x: jax.Array, stride: Stride) -> jax.Array:
+  """Mean over windows of `stride`; frames missing at the end count as zeros."""
+  if stride == (1, 1):
+    return x
+  st, sf = stride
+  x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % st), (0, 0), (0, 0)])
+  batch, frames, bins, width = x.shape
+  return jnp.mean(jnp.reshape(x, [batch, frames // st, st, bins // sf, sf, width]), axis=(2, 4))
+
+
+def repeat(x: jax.Array, stride: Stride) -> jax.Array:
+  """Each element `stride` times along time and frequency."""
+  st, sf = stride
+  batch, frames, bins, width = x.shape
+  x = jnp.broadcast_to(x[:, :, None, :, None], [batch, frames, st, bins, sf, width])
+  return jnp.reshape(x, [batch, frames * st, bins * sf, width])
+
+
+def _project(layer: Params, x: jax.Array) -> jax.Array:
+  return conv(layer['shortcut_layer']['conv1x1'], x) if 'shortcut_layer' in layer else x
+
+
+def _correlate(x: jax.Array, kernel: jax.Array, padding: list[tuple[int, int]]) -> jax.Array:
+  return lax.conv_general_dilated(
+    x, kernel, (1, 1), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+
+def _pad(x: jax.Array, padding: list[tuple[int, int]]) -> jax.Array:
+  # A negative amount on the right cuts off what no window reaches.
+  return lax.pad(x, jnp.zeros([], x.dtype), [(0, 0, 0), *((a, b, 0) for a, b in padding), (0, 0, 0)])
+
+
+def _fold(x: jax.Array, stride: Stride) -> jax.Array:
+  """[B, T, F, C] -> [B, T / st, F / sf, st * sf * C]."""
+  st, sf = stride
+  batch, frames, bins, width = x.shape
+  x = jnp.reshape(x, [batch, frames // st, st, bins // sf, sf, width])
+  x = jnp.transpose(x, [0, 1, 3, 2, 4, 5])
+  return jnp.reshape(x, [batch, frames // st, bins // sf, st * sf * width])
+
+
+def _fold_kernel(kernel: jax.Array, stride: Stride) -> jax.Array:
+  """The kernel that does on folded input what `kernel` does with `stride` on the plain one."""
+  st, sf = stride
+  kt, kf, width, out = kernel.shape
+  kernel = jnp.reshape(kernel, [kt // st, st, kf // sf, sf, width, out])
+  kernel = jnp.transpose(kernel, [0, 2, 1, 3, 4, 5])
+  return jnp.reshape(kernel, [kt // st, kf // sf, st * sf * width, out])
+
+
+def _phase_kernel(kernel: jax.Array, stride: Stride) -> jax.Array:
+  """Kernel [kt / st, kf / sf, in, st * sf * out] that gives all phases of a transposed one.
+
+  Along an axis with k = 2 s, output s p + r is w[2s - 1 - r] x[p] + w[s - 1 - r] x[p - 1]: the
+  kernel in blocks of s, each block reversed.
+  """
+  st, sf = stride
+  kt, kf, width, out = kernel.shape
+  kernel = jnp.reshape(kernel, [kt // st, st, kf // sf, sf, width, out])[:, ::-1, :, ::-1]
+  kernel = jnp.transpose(kernel, [0, 2, 4, 1, 3, 5])
+  return jnp.reshape(kernel, [kt // st, kf // sf, width, st * sf * out])
