@@ -1,0 +1,100 @@
+"""generate.py's pipeline: lengths, continuation, help that tells the truth."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from inference import SamplingOptions
+from models.spec import LiveMusicSpec
+from pipelines.generate import Generation, generate_audio
+
+SPEC = LiveMusicSpec()
+
+
+class Session:
+  """Chunk i is filled with (i + 1) / 100; remembers its calls."""
+
+  spec = SPEC
+
+  def __init__(self):
+    self.calls = []
+
+  def reset(self):
+    self.calls.append('reset')
+    self.made = 0
+
+  def set_style(self, style):
+    self.calls.append(style)
+
+  def continue_audio(self, audio):
+    self.calls.append('continue')
+    return audio[:-1920]
+
+  def next_chunk(self):
+    self.made += 1
+    return np.full([96_000, 2], self.made / 100, np.float32)
+
+
+@pytest.mark.parametrize('secs, chunks', [(2, 1), (2.5, 2), (7.0, 4), (0.1, 1)])
+def test_length_is_exact_and_chunks_follow_each_other(secs, chunks):
+  session = Session()
+  result = generate_audio(session, ['organ'], secs, progress=False)
+  assert len(result.audio) == round(secs * 48_000)
+  assert session.made == chunks == len(result.chunk_secs)
+  assert session.calls == ['reset', ['organ']]
+  np.testing.assert_allclose(result.audio[-1], chunks / 100)
+
+
+def test_a_session_starts_over_each_time():
+  session = Session()
+  first = generate_audio(session, None, 4, progress=False)
+  second = generate_audio(session, None, 4, progress=False)
+  np.testing.assert_array_equal(first.audio, second.audio)
+
+
+def test_continuation_comes_after_what_was_given():
+  given = np.full([48_000, 2], 0.5, np.float32)
+  result = generate_audio(Session(), None, 2, continue_from=given, progress=False)
+  assert result.given_secs == pytest.approx(0.96)
+  assert (result.audio[: 48_000 - 1920] == 0.5).all()
+  assert len(result.audio) == 48_000 - 1920 + 96_000
+  np.testing.assert_allclose(result.audio[48_000 - 1920], 0.01)
+
+
+def test_real_time_factor_leaves_the_compilation_out():
+  result = Generation(np.zeros([0, 2]), 0, [30.0, 1.0, 0.5], 2.0)
+  assert result.real_time_factor == pytest.approx(4 / 1.5)
+  assert Generation(np.zeros([0, 2]), 0, [4.0], 2.0).real_time_factor == 0.5
+
+
+@pytest.mark.parametrize('secs', [0, -1, float('nan')])
+def test_no_length_is_refused(secs):
+  with pytest.raises(ValueError, match='not above 0'):
+    generate_audio(Session(), None, secs, progress=False)
+
+
+def test_help_is_quick_and_names_the_true_defaults():
+  start = time.perf_counter()
+  done = subprocess.run(
+    [sys.executable, 'generate.py', '--help'], capture_output=True, text=True, check=False
+  )
+  assert time.perf_counter() - start < 10  # 0.1 s where nothing else runs.
+  options = SamplingOptions()
+  text = ' '.join(done.stdout.split())
+  for value in (options.temperature, options.top_k, options.guidance_weight):
+    assert f'Default {value:g}.' in text
+
+
+def test_bad_prompts_stop_before_anything_is_loaded():
+  done = subprocess.run(
+    [sys.executable, 'generate.py', '--prompt=-1:drums'],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 1
+  assert done.stderr.strip().endswith('the space that the model was trained on.')
+  assert 'Traceback' not in done.stderr
