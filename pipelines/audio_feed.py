@@ -154,7 +154,7 @@ class Augmentation:
   """Changes that keep music music.
 
   Attributes:
-    gain_db: (lowest, highest) gain, drawn evenly; what would exceed full scale is scaled down to it.
+    gain_db: (lowest, highest) gain, drawn evenly; the peak is kept from exceeding full scale.
     swap_probability: of exchanging left and right.
     invert_probability: of turning the polarity of both channels.
   """

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from training.state import TrainState, check_same_shapes, flat_names
@@ -121,7 +123,9 @@ class Checkpoints:
         state=ocp.args.StandardRestore(abstract), dataset=ocp.args.JsonRestore()
       ),
     )
-    return _from_tree(restored['state'], like), restored['dataset']
+    # Copies, as in `create_state`: what was read as NumPy is not the device's to reuse.
+    state = jax.tree.map(lambda x: jnp.array(x, copy=True), _from_tree(restored['state'], like))
+    return state, restored['dataset']
 
   def wait(self):
     """Returns when everything is on disk."""
@@ -172,9 +176,9 @@ def restore_params(path: str | pathlib.Path) -> tuple[Any, int]:
 def restore_part(path: str | pathlib.Path, part: str) -> tuple[Any, int]:
   """One part of a checkpoint as NumPy arrays: 'target' (parameters) or 'state', and its step."""
   checkpoint = find_checkpoint(path)
+  tree = _stored_tree(checkpoint)[part]
+  item = {part: jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), tree)}
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    tree = checkpointer.metadata(checkpoint / 'state').item_metadata.tree[part]
-    item = {part: jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), tree)}
     restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     restored = checkpointer.restore(
       checkpoint / 'state',
@@ -208,15 +212,18 @@ def _from_tree(tree: dict[str, Any], like: TrainState) -> TrainState:
 
 
 def _check_structure(checkpoint: pathlib.Path, abstract: dict[str, Any]):
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    stored = checkpointer.metadata(checkpoint / 'state').item_metadata.tree
   try:
-    check_same_shapes(abstract, stored)
+    check_same_shapes(abstract, _stored_tree(checkpoint))
   except ValueError as error:
     raise ValueError(
       f'{checkpoint} was written by another model or optimizer: {error} '
       'Use another MODEL_DIR, or the settings in its config.gin.'
     ) from error
+
+
+def _stored_tree(checkpoint: pathlib.Path) -> dict[str, Any]:
+  """Shapes and dtypes of everything in a checkpoint."""
+  return ocp.PyTreeCheckpointHandler().metadata(epath.Path(checkpoint / 'state')).tree
 
 
 def _own_copy(tree: Any) -> Any:
