@@ -1,0 +1,168 @@
+"""Registers SeqIO tasks over token records: for training, for evaluation, and v1's own order."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import seqio
+import tensorflow as tf
+
+from models.spec import LiveMusicSpec
+from tasks import preprocessors, source
+from tasks.crops import CropOptions
+
+CROPS_PER_CLIP = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskInfo:
+  """What the stream must know of a registered task.
+
+  Attributes:
+    name: in SeqIO's registry.
+    spec: token layout.
+    examples_per_record: examples that one record gives in one epoch.
+    settings: what the task was registered with; a second registration must agree.
+  """
+
+  name: str
+  spec: LiveMusicSpec
+  examples_per_record: int
+  settings: tuple
+
+
+_INFOS: dict[str, TaskInfo] = {}
+
+
+def task_info(name: str) -> TaskInfo:
+  """Facts of a task that this module registered.
+
+  Raises:
+    ValueError: the name is unknown.
+  """
+  if name not in _INFOS:
+    raise ValueError(
+      f'No live music task {name!r}; registered are {sorted(_INFOS)}. '
+      'live_music_task(data_dir) registers one.'
+    )
+  return _INFOS[name]
+
+
+def live_music_task(
+  data_dir: str | os.PathLike | None = None,
+  *,
+  name: str | None = None,
+  spec: LiveMusicSpec = LiveMusicSpec(),
+  crops: CropOptions = CropOptions(),
+  files: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+  """Registers the training task of a token data set and returns its name.
+
+  Each epoch crops each clip anew, by draws that depend on (seed, index, epoch) alone. Registering
+  the same again does nothing.
+
+  Args:
+    data_dir: output of prepare.py, or the folder of the shards itself.
+    name: in SeqIO's registry; None makes one of the folder and the settings.
+    spec: token layout.
+    crops: how to crop.
+    files: shards by split, in place of `data_dir`: for records without metadata.
+
+  Raises:
+    ValueError: no finished records there, or the name is taken by other settings.
+  """
+  steps = [
+    seqio.CacheDatasetPlaceholder(),
+    preprocessors.count_epochs,
+    preprocessors.random_crops(crops, spec),
+  ]
+  return _register(data_dir, files, name, 'live_music', spec, steps, 1, crops)
+
+
+def live_music_eval_task(
+  data_dir: str | os.PathLike | None = None,
+  *,
+  name: str | None = None,
+  spec: LiveMusicSpec = LiveMusicSpec(),
+  crops_per_clip: int = CROPS_PER_CLIP,
+  files: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+  """Registers the evaluation task: fixed, evenly spaced crops of each clip, nothing dropped.
+
+  Args and errors are those of `live_music_task`; `crops_per_clip` examples come from each clip.
+  """
+  if crops_per_clip < 1:
+    raise ValueError(f'crops_per_clip={crops_per_clip} must be at least 1.')
+  steps = [
+    seqio.CacheDatasetPlaceholder(),
+    preprocessors.count_epochs,
+    preprocessors.fixed_crops(crops_per_clip, spec),
+  ]
+  return _register(data_dir, files, name, 'live_music_eval', spec, steps, crops_per_clip, None)
+
+
+def magenta_rt_v1_task(
+  files: Mapping[str, Sequence[str]], *, name: str, spec: LiveMusicSpec = LiveMusicSpec()
+) -> str:
+  """Registers a task equal to Magenta RT v1's fine-tuning task, draws included.
+
+  It crops before the cache placeholder, so that a clip gives the same crop in every epoch; it is
+  here to compare with v1, not to train with.
+  """
+  if name not in seqio.TaskRegistry.names():
+    seqio.TaskRegistry.add(
+      name,
+      source=seqio.TFExampleDataSource(
+        split_to_filepattern={split: list(paths) for split, paths in files.items()},
+        feature_description={
+          feature: tf.io.FixedLenFeature([], tf.string)
+          for feature in ('acoustic_tokens', 'style_tokens')
+        },
+      ),
+      preprocessors=[
+        preprocessors.construct_v1_example(spec),
+        seqio.CacheDatasetPlaceholder(),
+        preprocessors.drop_v1_style(spec),
+      ],
+      output_features=output_features(spec),
+    )
+  return name
+
+
+def output_features(spec: LiveMusicSpec) -> dict[str, seqio.Feature]:
+  """SeqIO features of inputs and targets: ids as they are, no end mark."""
+  feature = seqio.Feature(
+    vocabulary=seqio.PassThroughVocabulary(size=spec.vocab_size), add_eos=False, dtype=tf.int32
+  )
+  return {'inputs': feature, 'targets': feature}
+
+
+def _register(data_dir, files, name, prefix, spec, steps, examples_per_record, crops) -> str:
+  if (data_dir is None) == (files is None):
+    raise ValueError('Give either data_dir or files.')
+  if files is None:
+    folder = source.find_token_folder(data_dir)
+    place = str(folder.resolve())
+    open_source = functools.partial(_folder_source, folder, spec)
+  else:
+    place = repr(sorted((split, tuple(paths)) for split, paths in files.items()))
+    open_source = functools.partial(source.TokenRecordSource, dict(files), spec=spec)
+  settings = (place, spec, examples_per_record, crops)
+  name = name or f'{prefix}_{hashlib.sha256(repr(settings).encode()).hexdigest()[:12]}'
+  known = _INFOS.get(name)
+  if known is not None:
+    if known.settings != settings:
+      raise ValueError(f'Task {name!r} is registered with other settings; choose another name.')
+    return name
+  seqio.TaskRegistry.add(
+    name, source=open_source(), preprocessors=steps, output_features=output_features(spec)
+  )
+  _INFOS[name] = TaskInfo(name, spec, examples_per_record, settings)
+  return name
+
+
+def _folder_source(folder: pathlib.Path, spec: LiveMusicSpec) -> source.TokenRecordSource:
+  return source.TokenRecordSource(source.split_files(folder), source.split_sizes(folder), spec)
