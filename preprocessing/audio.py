@@ -113,10 +113,10 @@ def _promise(path: str, info) -> tuple[float | None, bool]:
     return None, True
   if tagged is None or not getattr(tagged.info, 'length', 0):
     return None, True
-  if isinstance(tagged.info, mutagen.mp3.MPEGInfo):
-    # Without a Xing or VBRI frame the length is only guessed from the file size.
-    if tagged.info.bitrate_mode == mutagen.mp3.BitrateMode.UNKNOWN:
-      return None, True
+  # Without a Xing or VBRI frame an MP3's length is only guessed from the file size.
+  mode = getattr(tagged.info, 'bitrate_mode', None)
+  if isinstance(tagged.info, mutagen.mp3.MPEGInfo) and mode == mutagen.mp3.BitrateMode.UNKNOWN:
+    return None, True
   return float(tagged.info.length), True
 
 

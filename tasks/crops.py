@@ -40,6 +40,9 @@ class CropOptions:
       raise ValueError(f"start={self.start!r} is not one of 'second', 'frame'.")
 
 
+V1_CROPS = CropOptions()
+
+
 @dataclasses.dataclass(frozen=True)
 class CropGrid:
   """Whole-second lengths of a spec's context and chunk."""

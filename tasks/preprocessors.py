@@ -77,9 +77,7 @@ def random_crops(options: crops.CropOptions, spec: LiveMusicSpec):
 
     def crop(clip):
       key = crops.draw_key(seed, clip['index'], clip['epoch'])
-      example = crops.random_crop(
-        clip['acoustic_tokens'], clip['style_tokens'], key, options, spec
-      )
+      example = crops.random_crop(clip['acoustic_tokens'], clip['style_tokens'], key, options, spec)
       return {**example, **{name: clip[name] for name in POSITION_FEATURES}}
 
     return dataset.map(crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import seqio
 import tensorflow as tf
 
-from models.spec import LiveMusicSpec
+from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 from tasks import preprocessors, source
-from tasks.crops import CropOptions
+from tasks.crops import V1_CROPS, CropOptions
 
 CROPS_PER_CLIP = 3
 
@@ -55,8 +55,8 @@ def live_music_task(
   data_dir: str | os.PathLike | None = None,
   *,
   name: str | None = None,
-  spec: LiveMusicSpec = LiveMusicSpec(),
-  crops: CropOptions = CropOptions(),
+  spec: LiveMusicSpec = MAGENTA_RT_V1,
+  crops: CropOptions = V1_CROPS,
   files: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
   """Registers the training task of a token data set and returns its name.
@@ -86,7 +86,7 @@ def live_music_eval_task(
   data_dir: str | os.PathLike | None = None,
   *,
   name: str | None = None,
-  spec: LiveMusicSpec = LiveMusicSpec(),
+  spec: LiveMusicSpec = MAGENTA_RT_V1,
   crops_per_clip: int = CROPS_PER_CLIP,
   files: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
@@ -105,7 +105,7 @@ def live_music_eval_task(
 
 
 def magenta_rt_v1_task(
-  files: Mapping[str, Sequence[str]], *, name: str, spec: LiveMusicSpec = LiveMusicSpec()
+  files: Mapping[str, Sequence[str]], *, name: str, spec: LiveMusicSpec = MAGENTA_RT_V1
 ) -> str:
   """Registers a task equal to Magenta RT v1's fine-tuning task, draws included.
 

@@ -13,7 +13,7 @@ import re
 import seqio
 import tensorflow as tf
 
-from models.spec import LiveMusicSpec
+from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 
 COMPLETION_MARKER = 'COMPLETED'
 _SHARD_NAME = re.compile(
@@ -92,7 +92,7 @@ class TokenRecordSource(seqio.DataSource):
     self,
     files: dict[str, list[str]],
     num_records: dict[str, int] | None = None,
-    spec: LiveMusicSpec = LiveMusicSpec(),
+    spec: LiveMusicSpec = MAGENTA_RT_V1,
   ):
     self._files = {split: list(paths) for split, paths in files.items()}
     self._spec = spec
