@@ -151,8 +151,9 @@ def _adherence_lines(table: dict[str, Any] | None) -> list[dict[str, str]]:
     return []
   return [
     _line(
-      f"{row['name']} is nearer to its own prompt by {row['margin']:.3f} in cosine (style model's "
-      f'own space, {table["num_prompts"]} prompts).',
+      f'Prompts: the cosine of {row["name"]} to its own prompt lies {abs(row["margin"]):.3f} '
+      f'{"above" if row["margin"] > 0 else "below"} that to others '
+      f"(the style model's own space, {table['num_prompts']} prompts).",
       'good' if row['margin'] > 0 else 'bad',
     )
     for row in table['rows']

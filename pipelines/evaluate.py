@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import datetime
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from evaluation import excerpts, identity, token_stage, verdicts
 from evaluation.codec_stage import describe_codebooks, measure_codec
 from evaluation.report import Report, write_report
 from inference import SamplingOptions
-from models.bundle import check_tokens
+from models.bundle import Bundle, check_tokens
 from models.spec import LiveMusicSpec
 from pipelines.checkpoint_sources import Source, load_sources
 from pipelines.evaluate_audio import Listening, listen
@@ -74,7 +74,7 @@ def evaluate(
   names: Sequence[str] | None = None,
   split: str | None = None,
   options: EvaluationOptions | None = None,
-  operative_config: str = '',
+  operative_config: Callable[[], str] | None = None,
   title: str = 'Live music models, measured',
 ) -> Report:
   """Runs all stages and writes `output_dir`/report.html, report.json, samples.csv, audio/.
@@ -86,7 +86,7 @@ def evaluate(
     names: of the models in the report.
     split: held-out split; None takes 'test', or 'validation' where there is no test record.
     options: how much is measured.
-    operative_config: gin text to print in the report.
+    operative_config: gives the gin text that the report shows.
     title: of the report.
 
   Raises:
@@ -95,7 +95,7 @@ def evaluate(
   """
   options = options or EvaluationOptions()
   report = Report(title, datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d %H:%M UTC'))
-  report.operative_config = operative_config
+  report.operative_config = operative_config() if operative_config else ''
   stage = _Stages(report.stage_secs)
   with stage('load'):
     sources = load_sources(checkpoint_path, names)
@@ -147,20 +147,23 @@ def _shared_parts(sources: Sequence[Source]) -> tuple[LiveMusicSpec, Any, Any]:
   Raises:
     ValueError: they do not share them; names the first that differs.
   """
-  from models.musiccoca import MusicCoCa
-  from models.spectrostream import SpectroStream
-
   first = sources[0].bundle
   for source in sources[1:]:
     if source.bundle.spec != first.spec:
       raise ValueError(
         f'{source.name} and {sources[0].name} have different token layouts; measure them apart.'
       )
-  codec = SpectroStream.load(first.codec_name)
-  style = MusicCoCa.load(first.style_name)
+  codec, style = _load_codec_and_style(first)
   for source in sources:
     check_tokens(source.bundle, codec, style)
   return first.spec, codec, style
+
+
+def _load_codec_and_style(bundle: Bundle) -> tuple[Any, Any]:
+  from models.musiccoca import MusicCoCa
+  from models.spectrostream import SpectroStream
+
+  return SpectroStream.load(bundle.codec_name), MusicCoCa.load(bundle.style_name)
 
 
 def _token_losses(

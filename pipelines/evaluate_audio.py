@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from evaluation import adherence, anchors, signal_health, verdicts
 from evaluation.report import Clip, Report
 from inference import LiveSession
 from models.spec import LiveMusicSpec
 from pipelines.checkpoint_sources import Source
-from pipelines.generate import Generation, generate_audio
+from pipelines.generate import Generation, generate_audio, num_chunks
 from pipelines.prepared_data import HeldOutAudio
 
 
@@ -48,32 +49,36 @@ def listen(
     held_out: recordings of the held-out split.
     decoded: their reconstructions at `target_levels`.
   """
+  options, spec = listening.options, listening.spec
   prompts = choose_prompts(listening, held_out)
+  continued = held_out[: options.num_continuations]
+  total = len(listening.sources) * (len(prompts) + len(continued))
   columns: dict[str, list[dict[str, float]]] = {}
-  _references(report, listening, held_out, decoded, columns)
-  embeddings: dict[str, list[np.ndarray]] = {}
-  for number, source in enumerate(listening.sources):
-    session = _session(source, listening)
-    runs = []
-    for index, prompt in enumerate(prompts):
-      run = _generate(session, prompt.embedding, listening, f'{source.name}: {prompt.label}')
-      runs.append(run)
-      clip = _clip(
-        f'm{number}_p{index}', f'Prompt: {prompt.label}', source.name, prompt.label, run, listening
-      )
-      columns.setdefault(source.name, []).append(clip.figures)
-      report.clips.append(clip)
-      embeddings.setdefault(source.name, []).append(
-        listening.style.embed_audio(run.audio, listening.spec.sample_rate)
-      )
-    for index, recording in enumerate(held_out[: listening.options.num_continuations]):
-      run, clip = _continue(session, recording, listening, f'm{number}_c{index}', source.name)
-      runs.append(run)
-      report.clips.append(clip)
-      columns.setdefault(source.name, []).append(clip.figures)
-    report.speed += _speed(source.name, runs)
-  _degraded(listening, held_out, columns)
+  outputs: dict[str, list[np.ndarray]] = {}
+  with tqdm(total=total * num_chunks(options.num_audio_secs, spec), desc='generate') as bar:
+    for number, source in enumerate(listening.sources):
+      session, runs = _session(source, listening), []
+      for index, prompt in enumerate(prompts):
+        run = _generate(session, prompt.embedding, listening, bar)
+        group = f'Prompt: {prompt.label}'
+        report.clips.append(
+          _clip(f'm{number}_p{index}', group, source.name, prompt.label, run, listening)
+        )
+        outputs.setdefault(source.name, []).append(run.audio)
+        runs.append(run)
+      for index, recording in enumerate(continued):
+        run = _continue(session, recording, listening, bar)
+        group = f'Going on from {recording.title}'
+        caption = f'{run.given_secs:.1f} s of it given, then generated'
+        report.clips.append(
+          _clip(f'm{number}_c{index}', group, source.name, caption, run, listening)
+        )
+        runs.append(run)
+      columns[source.name] = [clip.figures for clip in report.clips if clip.title == source.name]
+      report.speed += _speed(source.name, runs)
   report.clips.sort(key=lambda clip: (not clip.group.startswith('Prompt'), clip.group))
+  _references(report, listening, held_out, decoded, columns)
+  _degraded(listening, held_out, columns)
   report.health = {
     'columns': [
       {'name': name, 'num_clips': len(figures), 'figures': _mean(figures)}
@@ -81,7 +86,7 @@ def listen(
     ],
     'models': [source.name for source in listening.sources],
   }
-  report.adherence = _adherence(prompts, embeddings, held_out, listening)
+  report.adherence = _adherence(prompts, outputs, held_out, listening)
 
 
 def choose_prompts(listening: Listening, held_out: Sequence[HeldOutAudio]) -> list[Prompt]:
@@ -117,7 +122,7 @@ def _generate(
   session: LiveSession,
   embedding: np.ndarray,
   listening: Listening,
-  description: str,
+  bar: tqdm,
   continue_from: np.ndarray | None = None,
 ) -> Generation:
   return generate_audio(
@@ -125,19 +130,16 @@ def _generate(
     np.asarray(embedding, np.float32),
     listening.options.num_audio_secs,
     continue_from=continue_from,
-    description=description[:40],
+    on_chunk=bar.update,
   )
 
 
 def _continue(
-  session: LiveSession, recording: HeldOutAudio, listening: Listening, key: str, name: str
-) -> tuple[Generation, Clip]:
-  """Goes on from the start of a held-out recording, in its own style."""
-  spec = listening.spec
-  embedding = listening.style.embed_audio(recording.audio, spec.sample_rate)
-  run = _generate(session, embedding, listening, f'{name}: goes on', recording.audio)
-  caption = f'{run.given_secs:.1f} s of it given, then generated'
-  return run, _clip(key, f'Going on from {recording.title}', name, caption, run, listening)
+  session: LiveSession, recording: HeldOutAudio, listening: Listening, bar: tqdm
+) -> Generation:
+  """Goes on from a held-out recording, in its own style."""
+  embedding = listening.style.embed_audio(recording.audio, listening.spec.sample_rate)
+  return _generate(session, embedding, listening, bar, recording.audio)
 
 
 def _clip(
@@ -237,25 +239,29 @@ def _speed(name: str, runs: Sequence[Generation]) -> list[list[str]]:
 
 def _adherence(
   prompts: Sequence[Prompt],
-  embeddings: dict[str, list[np.ndarray]],
+  outputs: dict[str, list[np.ndarray]],
   held_out: Sequence[HeldOutAudio],
   listening: Listening,
 ) -> dict[str, Any] | None:
   if not prompts:
     return None
+  rate = listening.spec.sample_rate
+
+  def heard(recordings: Sequence[np.ndarray]) -> np.ndarray:
+    return np.stack([listening.style.embed_audio(audio, rate) for audio in recordings])
+
   wanted = np.stack([prompt.embedding for prompt in prompts])
   rows = [
-    {'name': name, 'kind': 'model', **adherence.prompt_match(np.stack(vectors), wanted)}
-    for name, vectors in embeddings.items()
+    {'name': name, 'kind': 'model', **adherence.prompt_match(heard(recordings), wanted)}
+    for name, recordings in outputs.items()
   ]
-  described = {recording.caption: recording for recording in held_out}
-  matching = [described.get(prompt.label) for prompt in prompts]
+  by_caption = {recording.caption: recording for recording in held_out}
+  matching = [by_caption.get(prompt.label) for prompt in prompts]
   if all(matching):
-    rate = listening.spec.sample_rate
-    heard = np.stack([listening.style.embed_audio(item.audio, rate) for item in matching])
+    described = heard([recording.audio for recording in matching])
     name = 'the recordings that the prompts describe'
-    rows.append({'name': name, 'kind': 'anchor', **adherence.prompt_match(heard, wanted)})
+    rows.append({'name': name, 'kind': 'anchor', **adherence.prompt_match(described, wanted)})
     if len(matching) > 1:
       swapped = {'name': 'the same, one prompt on', 'kind': 'anchor'}
-      rows.append(swapped | adherence.prompt_match(np.roll(heard, 1, axis=0), wanted))
+      rows.append(swapped | adherence.prompt_match(np.roll(described, 1, axis=0), wanted))
   return {'rows': rows, 'num_prompts': len(prompts)}

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,14 +37,19 @@ class Generation:
     return len(timed) * self.chunk_audio_secs / sum(timed)
 
 
+def num_chunks(secs: float, spec: LiveMusicSpec) -> int:
+  """Chunks that hold `secs` seconds."""
+  return math.ceil(secs / spec.chunk_secs)
+
+
 def generate_audio(
   session: LiveSession,
   prompts: Sequence[str] | np.ndarray | None,
   secs: float,
   *,
   continue_from: np.ndarray | None = None,
-  description: str = 'generate',
   progress: bool = True,
+  on_chunk: Callable[[], Any] | None = None,
 ) -> Generation:
   """Runs `session` for `secs` seconds of new audio.
 
@@ -53,8 +58,8 @@ def generate_audio(
     prompts: as written, or a style embedding, or None for no style.
     secs: seconds to generate; the last chunk is cut.
     continue_from: float32 [samples, channels] at the spec's rate, to go on from.
-    description: of the progress bar.
     progress: False hides the bar.
+    on_chunk: called after each chunk, for a bar of the caller's; hides this one.
 
   Raises:
     ValueError: `secs` is not positive, or a prompt cannot be read.
@@ -68,12 +73,14 @@ def generate_audio(
   if continue_from is not None:
     given = session.continue_audio(continue_from)
   chunks, seconds = [], []
-  for _ in tqdm(
-    range(math.ceil(secs / spec.chunk_secs)), desc=description, unit='chunk', disable=not progress
-  ):
+  numbers = range(num_chunks(secs, spec))
+  quiet = on_chunk is not None or not progress
+  for _ in tqdm(numbers, desc='generate', unit='chunk', disable=quiet):
     start = time.perf_counter()
     chunks.append(session.next_chunk())
     seconds.append(time.perf_counter() - start)
+    if on_chunk is not None:
+      on_chunk()
   new = np.concatenate(chunks)[: round(secs * spec.sample_rate)]
   return Generation(
     audio=np.concatenate([given, new]),
