@@ -1,33 +1,38 @@
-"""Measures models and writes a report: `python eval.py --gin_file=gin/runs/eval.gin ...`.
+"""Measures models and writes a report: losses, codec, audio to hear, signal figures.
 
-Macros are given as `--gin.NAME=VALUE`: CHECKPOINT_PATH, DATA_DIR and EVAL_OUTPUT_DIR are required;
-the gin file lists the others.
+  python eval.py --gin_file=gin/runs/eval.gin --gin.CHECKPOINT_PATH=\\"tiny\\" \
+    --gin.DATA_DIR=\\"prepared\\" --gin.EVAL_OUTPUT_DIR=\\"report\\"
+
+--gin.NAME=VALUE sets a macro; gin/runs/eval.gin lists them.
 """
 
 import sys
 
 from absl import app, flags
 
-_GIN_FILE = flags.DEFINE_multi_string('gin_file', [], 'gin files; later ones win.')
-_GIN_SEARCH_PATHS = flags.DEFINE_list('gin_search_paths', [], 'Folders to look gin files up in.')
+_GIN_FILE = flags.DEFINE_multi_string('gin_file', [], 'A gin file; repeat it, later ones win.')
+_SEARCH_PATHS = flags.DEFINE_list('gin_search_paths', [], 'Folders in which gin files are found.')
 
 
-def main(argv, bindings):
-  if len(argv) > 1:
-    raise app.UsageError(f'What does {argv[1]!r} mean? Macros are given as --gin.NAME=VALUE.')
-  if not _GIN_FILE.value:
-    raise app.UsageError('--gin_file=gin/runs/eval.gin is missing.')
+def _parse_flags(argv: list[str]) -> list[str]:
+  """absl's flags; T5X's --gin.NAME=VALUE are left over, as arguments."""
+  gin_flags = [argument for argument in argv if argument.startswith('--gin.')]
+  others = [argument for argument in argv if not argument.startswith('--gin.')]
+  return app.parse_flags_with_usage(others) + gin_flags
+
+
+def main(argv: list[str]) -> None:
   from pipelines import gin_config
 
   try:
-    gin_config.parse_gin(_GIN_FILE.value, bindings, _GIN_SEARCH_PATHS.value)
+    bindings, unknown = gin_config.split_flags(argv[1:])
+    if unknown:
+      raise gin_config.GinError(f'{unknown[0]!r} is not a flag; see --help.')
+    gin_config.parse_gin(_GIN_FILE.value, bindings, _SEARCH_PATHS.value)
     gin_config.run(operative_config=gin_config.operative_config)
   except (ValueError, FileNotFoundError) as error:
     sys.exit(f'eval.py: {error}')
 
 
 if __name__ == '__main__':
-  from pipelines.gin_config import split_flags
-
-  gin_bindings, arguments = split_flags(sys.argv)
-  app.run(lambda argv: main(argv, gin_bindings), argv=arguments)
+  app.run(main, flags_parser=_parse_flags)

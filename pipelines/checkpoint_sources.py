@@ -81,9 +81,10 @@ def load_source(path: str | pathlib.Path, name: str | None = None) -> Source:
     return Source(name or _folder_name(folder), str(path), 'bundle', load_bundle(folder))
   model_dir = folder.parent if folder.name.startswith(_CHECKPOINT_PREFIX) else folder
   if not (model_dir / MODEL_FILE).is_file():
+    bundled = ', '.join(bundled_names()) or 'none is bundled'
     raise FileNotFoundError(
-      f'{str(path)!r} is no language model: not a bundled name ({", ".join(bundled_names())}), '
-      f'no folder with a spec.json, and no MODEL_DIR with a {MODEL_FILE}.'
+      f'{str(path)!r} is no language model: not a bundled name ({bundled}), no folder with a '
+      f'spec.json, and no MODEL_DIR with a {MODEL_FILE}.'
     )
   return _load_checkpoint(folder, model_dir, name)
 
