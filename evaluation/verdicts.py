@@ -1,5 +1,6 @@
 """What the figures say, in sentences; and what they cannot say."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -162,4 +163,4 @@ def _adherence_lines(table: dict[str, Any] | None) -> list[dict[str, str]]:
 
 
 def _line(text: str, status: str) -> dict[str, str]:
-  return {'text': text, 'status': status}
+  return {'text': re.sub(r'(?<=[\s(])-(?=\d)', '−', text), 'status': status}
