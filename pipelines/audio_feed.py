@@ -17,6 +17,7 @@ from tqdm import tqdm
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 from preprocessing.audio import read_audio
 from preprocessing.captions import CaptionFacts, caption_variant
+from preprocessing.composer_styles import style_named
 
 MANIFEST_FILE = 'manifest.jsonl'
 CORPUS_FILE = 'corpus.json'
@@ -88,7 +89,7 @@ def _corpus_clips(corpus: pathlib.Path) -> list[Clip]:
       corpus.parent / work['path'],
       CaptionFacts(
         caption=work['caption'],
-        styles=(work['style'],),
+        styles=(style_named(work['style']).label,),  # As its captions have it.
         instruments=tuple(work['instruments']),
         bpm=work['bpm'],
         key=work['key'],

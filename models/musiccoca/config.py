@@ -53,8 +53,6 @@ class MusicCoCaConfig:
     patch_size: frames and bands of one square patch.
     attention_cap: logits of the layers are capped to cap * tanh(logits / cap).
     norm_epsilon: of the layer norms.
-    log_mel_mean: what the first layer is centred on when it is initialised.
-    log_mel_scale: what the first layer is scaled by when it is initialised.
   """
 
   audio: TowerConfig = _REAL_TOWER
@@ -72,8 +70,6 @@ class MusicCoCaConfig:
   patch_size: int = 16
   attention_cap: float = 50.0
   norm_epsilon: float = 1e-6
-  log_mel_mean: float = -3.0
-  log_mel_scale: float = 3.0
 
   def __post_init__(self):
     if self.mel_bins % self.patch_size:

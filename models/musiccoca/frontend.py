@@ -52,16 +52,17 @@ def log_mel(audio: jax.Array, config: MusicCoCaConfig, sample_rate: int) -> jax.
   Returns:
     float32 [..., config.num_frames(n), mel_bins].
   """
-  return log_mel_frames(audio, config, sample_rate, config.num_frames(audio.shape[-1]))
-
-
-def log_mel_frames(
-  audio: jax.Array, config: MusicCoCaConfig, sample_rate: int, num_frames: int
-) -> jax.Array:
-  """`log_mel` of exactly `num_frames` frames; frame i starts at sample i * hop_length."""
   audio = jnp.asarray(audio, jnp.float32)
   before = jnp.pad(audio, [(0, 0)] * (audio.ndim - 1) + [(1, 0)])[..., :-1]
   emphasized = audio - config.pre_emphasis * before
+  num_frames = config.num_frames(audio.shape[-1])
+  return log_mel_of_emphasized(emphasized, config, sample_rate, num_frames)
+
+
+def log_mel_of_emphasized(
+  emphasized: jax.Array, config: MusicCoCaConfig, sample_rate: int, num_frames: int
+) -> jax.Array:
+  """`log_mel` after the pre-emphasis, of `num_frames` frames; frame i starts at i * hop_length."""
   index = np.arange(num_frames)[:, None] * config.hop_length + np.arange(config.frame_length)
   window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(config.frame_length) / config.frame_length)
   frames = emphasized[..., index] * window.astype(np.float32)
@@ -71,7 +72,7 @@ def log_mel_frames(
 
 
 def patches(log_mels: jax.Array, config: MusicCoCaConfig) -> jax.Array:
-  """[B, frames, mel_bins] -> [B, tokens, patch_size^2]: time-major tokens of (time, mel) squares."""
+  """[B, frames, bands] -> [B, tokens, patch_size^2]: time-major tokens of (time, mel) squares."""
   batch, frames, bands = log_mels.shape
   size = config.patch_size
   grid = log_mels.reshape(batch, frames // size, size, bands // size, size)

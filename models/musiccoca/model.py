@@ -25,7 +25,8 @@ _BLOCK = 8  # Windows or texts of one call: short lists use blocks of 1, nothing
 class MusicCoCa:
   """Two towers into one space of `spec.style_dim` dimensions, and its residual quantizer.
 
-  Embeddings are not L2-normalised: normalise them to compare, mix them as they are. NumPy in and out.
+  Embeddings are not L2-normalised: normalise them to compare, mix them as they are. NumPy in and
+  out.
   """
 
   def __init__(
@@ -41,8 +42,8 @@ class MusicCoCa:
 
     Args:
       config: sizes.
-      params: {'audio': ..., 'text': ...}; other entries (the caption decoder) are left out. Values are
-        rounded to float16, so that saving and loading change nothing.
+      params: {'audio': ..., 'text': ...}; other entries (the caption decoder) are left out.
+        Values are rounded to float16, so that saving and loading change nothing.
       vocabulary: of the text tower.
       quantizer: fitted on this model's embeddings.
       spec: rates and sizes of the system.
@@ -86,7 +87,8 @@ class MusicCoCa:
       if not bundled.is_file():
         names = sorted(p.stem for p in _BUNDLED.glob('*.safetensors'))
         raise FileNotFoundError(
-          f'{str(name_or_path)!r} is neither a bundled style model ({names}) nor a .safetensors file.'
+          f'{str(name_or_path)!r} is neither a bundled style model ({names}) nor a .safetensors '
+          'file.'
         )
       path = bundled
     tree, metadata = weights.load(path)
@@ -150,8 +152,8 @@ class MusicCoCa:
     """Audio of any length -> the mean of its windows' embeddings, [style_dim] or [B, style_dim].
 
     Args:
-      audio: [n], [n, channels] or [B, n, channels] float. Two axes are read as [n, channels]; a batch
-        of mono clips needs its channel axis.
+      audio: [n], [n, channels] or [B, n, channels] float. Two axes are read as [n, channels]; a
+        batch of mono clips needs its channel axis.
       sample_rate: Hz; other rates than the model's are resampled.
 
     Returns:
@@ -169,14 +171,14 @@ class MusicCoCa:
     return embeddings.mean(-2)
 
   def embed_windows(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Audio [n] or [n, channels] -> one embedding per window, float32 [ceil(secs / 10), style_dim]."""
+    """Audio [n] or [n, channels] -> float32 [ceil(secs / 10), style_dim], one row a window."""
     return self.embed_clips(self.windows(audio, sample_rate))
 
   def windows(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
     """Audio [n] or [n, channels] -> mono windows at the model's rate, [ceil(secs / 10), samples].
 
-    Channels are averaged, then resampled; the last window is padded with zeros. The number of windows
-    follows from the length before resampling.
+    Channels are averaged, then resampled; the last window is padded with zeros. The number of
+    windows follows from the length before resampling.
 
     Raises:
       ValueError: more than two axes, or a channel axis longer than the time axis.

@@ -59,13 +59,13 @@ def fit_quantizer(
     codebook_size: rows per level.
     rank: principal components kept; at most min(N, style_dim) are.
     seed: of the k-means starts.
-    active_codes: rows in use on the first levels, coarse to fine (the rest are in full use). A small
-      corpus cannot fill 1024 clusters: level 0 would name the clip rather than its style. Rows out of
-      use are parked far away and never chosen.
+    active_codes: rows in use on the first levels, coarse to fine (the rest are in full use). A
+      small corpus cannot fill 1024 clusters: level 0 would name the clip rather than its style.
+      Rows out of use are parked far away and never chosen.
 
   Raises:
-    ValueError: an entry of `active_codes` is not in 1..codebook_size, or there are more entries than
-      levels.
+    ValueError: an entry of `active_codes` is not in 1..codebook_size, or there are more entries
+      than levels.
   """
   if len(active_codes) > num_levels or any(not 1 <= n <= codebook_size for n in active_codes):
     raise ValueError(

@@ -1,7 +1,7 @@
 """The two towers as functions over nested dictionaries of parameters.
 
-Both are pre-norm Transformers over stacked layers (`lax.scan`), with soft-capped attention logits and
-exact GELU, read out by a pooler with one learned query (MusicCoCa, Live Music Models,
+Both are pre-norm Transformers over stacked layers (`lax.scan`), with soft-capped attention logits
+and exact GELU, read out by a pooler with one learned query (MusicCoCa, Live Music Models,
 arXiv 2508.04651; CoCa, arXiv 2205.01917).
 """
 
@@ -77,22 +77,38 @@ def init_pooler(
 def init_audio_tower(
   rng: jax.Array, config: MusicCoCaConfig, num_samples: int, output_dim: int
 ) -> Params:
-  """Parameters of the audio tower for clips of `num_samples`.
-
-  The patch bias is part of the positions. They start where the patches of a clip of
-  `log_mel_mean` throughout map to zero.
-  """
+  """Parameters of the audio tower for clips of `num_samples`; positions hold the patch bias."""
   width = config.audio.model_dim
   size = config.patch_size**2
   keys = jax.random.split(rng, 4)
-  kernel = _dense(keys[0], (size, width), size) / config.log_mel_scale
-  positions = 0.02 * jax.random.normal(keys[1], (config.num_patches(num_samples), width))
   return {
-    'patch': {'kernel': kernel},
-    'positions': positions - config.log_mel_mean * kernel.sum(0),
+    'patch': {'kernel': _dense(keys[0], (size, width), size)},
+    'positions': 0.02 * jax.random.normal(keys[1], (config.num_patches(num_samples), width)),
     'layers': init_layers(keys[2], config.audio),
     'norm': _norm(width),
     'pooler': init_pooler(keys[3], config.audio, output_dim),
+  }
+
+
+def standardize_patches(params: Params, tokens: jax.Array) -> Params:
+  """Audio tower parameters to start training from, by the statistics of its input.
+
+  The front end has no normalisation: what is common to all clips at a place of the picture would
+  hide how they differ. The first layer can undo both, so it starts there: its kernel is divided
+  by the patches' standard deviation, and the positions take away what the mean patch of each
+  place maps to.
+
+  Args:
+    params: of `init_audio_tower`.
+    tokens: [B, all patches, patch_size^2] of some clips.
+  """
+  mean = tokens.mean(0)
+  deviation = jnp.sqrt(jnp.square(tokens - mean).mean())
+  kernel = params['patch']['kernel'] / jnp.maximum(deviation, 1e-3)
+  return {
+    **params,
+    'patch': {'kernel': kernel},
+    'positions': params['positions'] - mean @ kernel,
   }
 
 
@@ -206,8 +222,8 @@ def audio_features(
 ) -> jax.Array:
   """Patches [B, k, patch_size^2] -> normed token features [B, k, model_dim].
 
-  `kept` [B, k] int32 names the places of the given patches in the whole picture (training looks at a
-  random part of it); None where all are given.
+  `kept` [B, k] int32 names the places of the given patches in the whole picture (training looks
+  at a random part of it); None where all are given.
   """
   positions = params['positions'] if kept is None else params['positions'][kept]
   x = tokens @ params['patch']['kernel'] + positions

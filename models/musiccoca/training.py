@@ -1,12 +1,14 @@
 """Contrastive captioning: how the two towers are trained.
 
-Symmetric softmax loss over L2-normalised embeddings with a learned temperature, plus the caption loss
-at equal weight (CoCa, arXiv 2205.01917; Live Music Models, arXiv 2508.04651). An optional alignment
-term draws the embeddings of a pair together, so that text asks for the tokens that audio has.
+Symmetric softmax loss over L2-normalised embeddings with a learned temperature, plus the caption
+loss at equal weight (CoCa, arXiv 2205.01917; Live Music Models, arXiv 2508.04651). An optional
+alignment term draws the embeddings of a pair together, so that text asks for the tokens that
+audio has.
 """
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,7 +29,8 @@ class StyleRecipe:
   Attributes:
     contrastive_weight: of the contrastive loss.
     caption_weight: of the caption loss (mean nats per piece).
-    alignment_weight: of the mean squared distance between a pair's embeddings, relative to their width.
+    alignment_weight: of the mean of 1 - cosine over pairs. It is independent of the embeddings'
+      scale, which a distance would shrink.
     kept_patches: random patches that the audio tower sees in training; None for all.
     max_gain_db: the clip's level is changed by up to this much, either way.
     initial_temperature: of the contrastive softmax.
@@ -89,9 +92,11 @@ class StyleTrainable:
   """Trains both towers and the caption decoder on (audio, caption) batches.
 
   A batch holds 'text_ids' [B, T] int32 and 'text_paddings' [B, T] float32 with T up to
-  `max_text_length`, and the clips either as 'audio' [B, n] float32 (mono at `spec.style_sample_rate`)
-  or as 'log_mel' [B, frames, mel_bins].
+  `max_text_length`, and the clips either as 'audio' [B, n] float32 (mono at
+  `spec.style_sample_rate`) or as 'log_mel' [B, frames, mel_bins].
   """
+
+  calibration_steps = (0,)
 
   def __init__(
     self,
@@ -118,6 +123,19 @@ class StyleTrainable:
       'log_temperature': jnp.float32(math.log(self.recipe.initial_temperature)),
     }
 
+  def layer_axes(self) -> dict[str, Any]:
+    """Tree like the parameters with True where axis 0 counts layers (for optimizers)."""
+    shapes = jax.eval_shape(self.init, jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: any(getattr(key, 'key', None) in ('layers', 'cross') for key in path), shapes
+    )
+
+  def calibrate(self, state: Any, get_batch: Callable[[int], Batch]) -> Any:
+    """Centres and scales the audio tower's first layer on a batch, before the first step."""
+    tokens, _ = self._view(jax.tree.map(jnp.asarray, get_batch(0)), None)
+    audio = towers.standardize_patches(state.params['audio'], tokens)
+    return state.replace(params={**state.params, 'audio': audio})
+
   def loss_fn(
     self, params: dict[str, Any], batch: Batch, rng: jax.Array | None = None
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -136,7 +154,7 @@ class StyleTrainable:
     caption, pieces = captioner.caption_loss(
       params['captioner'], features, ids, paddings, config
     )
-    distance = jnp.square(audio - text).mean(-1).sum()
+    distance = (1.0 - jnp.diagonal(cosines)).sum()
     count = len(audio)
     loss = (
       recipe.contrastive_weight * contrastive / count

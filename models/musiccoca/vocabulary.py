@@ -14,8 +14,8 @@ _REQUIRED_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789#&'+,-./:"
 class TextVocabulary:
   """A SentencePiece model and the framing of its ids: start id, ids, padding; no end.
 
-  Text is lower-cased. Characters that the pieces lack become the unknown id, a text of spaces alone is
-  the start id alone, and what exceeds `max_text_length - 1` ids is cut.
+  Text is lower-cased. Characters that the pieces lack become the unknown id, a text of spaces
+  alone is the start id alone, and what exceeds `max_text_length - 1` ids is cut.
   """
 
   def __init__(self, model: bytes, max_text_length: int):

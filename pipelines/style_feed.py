@@ -1,0 +1,150 @@
+"""Feeds the style model's training with 10 s crops and caption variants."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from models.musiccoca import frontend
+from models.musiccoca.config import MusicCoCaConfig
+from models.musiccoca.vocabulary import TextVocabulary, train_vocabulary
+from models.spec import LiveMusicSpec
+from pipelines.audio_feed import Clip
+from preprocessing.audio import read_audio
+from preprocessing.captions import caption_variant, whole_caption
+
+_BLOCK_FRAMES = 1000
+
+
+class StyleFeed:
+  """Batches of log-mel crops with caption variants; a pure function of (seed, step).
+
+  Each epoch goes through the tracks once in a new order, with a new crop and a new caption. Whole
+  tracks are analysed when first needed and kept as float16 log-mels (25 kB per second), so a crop
+  may start at any frame.
+  """
+
+  def __init__(
+    self,
+    tracks: Sequence[Clip],
+    vocabulary: TextVocabulary,
+    config: MusicCoCaConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    spec: LiveMusicSpec | None = None,
+    text_length: int | None = None,
+    cut_probability: float = 0.1,
+    max_cached_tracks: int = 2000,
+  ):
+    """Sets up the feed; reads no audio yet.
+
+    Args:
+      tracks: what to train on, as `audio_feed.find_clips` gives it.
+      vocabulary: of the text tower.
+      config: of the front end.
+      batch_size: clips per batch.
+      seed: of order, crops and captions.
+      spec: rates and window.
+      text_length: ids per text in a batch (a shorter text tower input trains faster); None for
+        `config.max_text_length`.
+      cut_probability: of a clip whose end is silence, as the last window of a file has it.
+      max_cached_tracks: log-mels kept in memory.
+
+    Raises:
+      ValueError: no tracks, or one without caption, style and instruments.
+    """
+    if not tracks:
+      raise ValueError('There are no tracks to train the style model on.')
+    for track in tracks:
+      if track.facts.is_empty:
+        raise ValueError(f'{track.path} has neither caption nor style nor instruments.')
+    self.tracks = tuple(tracks)
+    self.vocabulary = vocabulary
+    self.config = config
+    self.batch_size = batch_size
+    self.seed = seed
+    self.spec = spec or LiveMusicSpec()
+    self.text_length = min(text_length or config.max_text_length, config.max_text_length)
+    self.cut_probability = cut_probability
+    self.clip_frames = config.num_frames(
+      self.spec.style_window_secs * self.spec.style_sample_rate
+    )
+    self.track_log_mel = functools.lru_cache(max_cached_tracks)(self._track_log_mel)
+    self._order = functools.lru_cache(2)(self._epoch_order)
+
+  def batch(self, step: int) -> dict[str, np.ndarray]:
+    """Batch number `step`: log_mel [B, frames, bands] float16, text_ids and text_paddings [B,
+    T]."""
+    count = len(self.tracks)
+    clips, texts = [], []
+    for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+      epoch, place = divmod(position, count)
+      index = int(self._order(epoch)[place])
+      rng = np.random.default_rng([self.seed, epoch, index])
+      clips.append(self._crop(self.track_log_mel(index), rng))
+      texts.append(caption_variant(self.tracks[index].facts, rng))
+    ids, paddings = self.vocabulary.encode(texts)
+    return {
+      'log_mel': np.stack(clips),
+      'text_ids': ids[:, : self.text_length],
+      'text_paddings': paddings[:, : self.text_length],
+    }
+
+  def _epoch_order(self, epoch: int) -> np.ndarray:
+    return np.random.default_rng([self.seed, epoch]).permutation(len(self.tracks))
+
+  def _crop(self, log_mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random window of a track; now and then its end is silence."""
+    length = self.clip_frames
+    start = int(rng.integers(max(len(log_mel) - length, 0) + 1))
+    if rng.random() < self.cut_probability:
+      log_mel = log_mel[: start + int(rng.integers(length // 4, length))]
+    return self.window(log_mel, start)
+
+  def window(self, log_mel: np.ndarray, start: int) -> np.ndarray:
+    """`clip_frames` of a track's log-mel [frames, bands] from frame `start`, then silence."""
+    clip = log_mel[start : start + self.clip_frames]
+    silence = np.float16(np.log(self.config.log_floor))
+    missing = self.clip_frames - len(clip)
+    return np.pad(clip, [(0, missing), (0, 0)], constant_values=silence)
+
+  def _track_log_mel(self, index: int) -> np.ndarray:
+    """Log-mel of a whole track, float16 [frames, bands], in blocks of equal size (one
+    compilation)."""
+    rate, config = self.spec.style_sample_rate, self.config
+    audio = read_audio(self.tracks[index].path, sample_rate=rate, channels=1)[:, 0]
+    count = max((len(audio) - config.frame_length) // config.hop_length + 1, 0)
+    block = (_BLOCK_FRAMES - 1) * config.hop_length + config.frame_length
+    parts = [np.zeros([0, config.mel_bins], np.float16)]
+    for first in range(0, count, _BLOCK_FRAMES):
+      # One sample more on the left: pre-emphasis looks back.
+      start = first * config.hop_length
+      samples = np.zeros([block + 1], np.float32)
+      piece = audio[max(start - 1, 0) : start + block]
+      offset = 1 if start == 0 else 0
+      samples[offset : offset + len(piece)] = piece
+      part = _block_log_mel(samples, config, rate)
+      parts.append(np.asarray(part)[: count - first])
+    return np.concatenate(parts)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _block_log_mel(samples: jax.Array, config: MusicCoCaConfig, sample_rate: int) -> jax.Array:
+  """Samples with the one before the first -> float16 [_BLOCK_FRAMES, bands]."""
+  emphasized = samples[1:] - config.pre_emphasis * samples[:-1]
+  values = frontend.log_mel_of_emphasized(emphasized, config, sample_rate, _BLOCK_FRAMES)
+  return values.astype('float16')
+
+
+def caption_vocabulary(
+  tracks: Sequence[Clip], config: MusicCoCaConfig, *, seed: int, variants: int = 8
+) -> TextVocabulary:
+  """A SentencePiece vocabulary of the tracks' captions and variants of them."""
+  texts = []
+  for index, track in enumerate(tracks):
+    texts.append(whole_caption(track.facts))
+    rng = np.random.default_rng([seed, index])
+    texts.extend(caption_variant(track.facts, rng) for _ in range(variants))
+  return train_vocabulary(texts, config.vocab_size, config.max_text_length)

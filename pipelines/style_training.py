@@ -1,0 +1,276 @@
+"""Trains a style model from a folder: vocabulary, towers, style tokens, one weights file."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from evaluation.retrieval import retrieval_scores, token_agreement
+from models.musiccoca import MusicCoCa, MusicCoCaConfig, towers
+from models.musiccoca.quantizer import StyleQuantizer, fit_quantizer, float16_values
+from models.musiccoca.training import StyleRecipe, StyleTrainable
+from models.musiccoca.vocabulary import TextVocabulary
+from models.spec import LiveMusicSpec
+from pipelines import runs
+from pipelines.audio_feed import Clip, find_clips
+from pipelines.style_feed import StyleFeed, caption_vocabulary
+from preprocessing.captions import caption_variant, whole_caption
+from training.state import TrainState
+
+WEIGHTS_FILE = 'style.safetensors'
+VOCABULARY_FILE = 'vocabulary.spm.model'
+_EMBED_BLOCK = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizerRecipe:
+  """How the style tokens are fitted.
+
+  Attributes:
+    rank: dimensions of the subspace in which codebooks are stored.
+    active_codes: rows in use on the first levels; see `fit_quantizer`.
+    windows_per_track: evenly spaced 10 s windows of each training track.
+    texts_per_track: caption variants of each training track; the caption itself comes on top.
+    seed: of k-means starts and caption variants.
+  """
+
+  rank: int = 128
+  active_codes: tuple[int, ...] = ()
+  windows_per_track: int = 3
+  texts_per_track: int = 5
+  seed: int = 0
+
+
+class Retrieval:
+  """Evaluator: retrieval both ways between held-out clips and their captions."""
+
+  name = 'training_eval/retrieval'
+
+  def __init__(self, feed: StyleFeed):
+    self.feed = feed
+
+  def __call__(self, state: TrainState) -> Iterable[tuple[str, float]]:
+    """(name, value) pairs, such as ('text_to_audio_recall_at_5', 0.6)."""
+    yield from retrieval_scores(*embed_pairs(state.params, self.feed)).items()
+
+
+def train_style(
+  *,
+  model_dir: str,
+  data_dir: str,
+  config: MusicCoCaConfig,
+  batch_size: int,
+  recipe: StyleRecipe | None = None,
+  quantizer: QuantizerRecipe | None = None,
+  held_out_dir: str | None = None,
+  text_length: int | None = None,
+  seed: int = 42,
+  card: dict[str, Any] | None = None,
+  **run_options: Any,
+) -> TrainState | None:
+  """Trains a style model and writes `model_dir`/style.safetensors once all steps are made.
+
+  Args:
+    model_dir: checkpoints, metrics, vocabulary and weights go here; a run started again resumes.
+    data_dir: a prepared folder, a demo corpus or a manifest; see `audio_feed.find_clips`.
+    config: sizes.
+    batch_size: (audio, caption) pairs per step, all of which are each other's negatives.
+    recipe: the loss.
+    quantizer: how the style tokens are fitted at the end.
+    held_out_dir: likewise; the middle window and the caption of each track are scored by retrieval.
+      None: the validation split of `data_dir`, if it has one.
+    text_length: ids per text in training; longer captions are cut. None for all.
+    seed: of weights, order, crops, captions.
+    card: saved with the weights, beside the recipe and the figures.
+    **run_options: optimizer, total_steps and the rest of `runs.train`.
+  """
+  recipe, quantizer = recipe or StyleRecipe(), quantizer or QuantizerRecipe()
+  spec = LiveMusicSpec()
+  tracks = _captioned(find_clips(data_dir))
+  vocabulary = _vocabulary(pathlib.Path(model_dir), tracks, config, seed)
+  # SentencePiece may give fewer pieces than asked for.
+  config = dataclasses.replace(config, vocab_size=len(vocabulary))
+  feed = StyleFeed(
+    tracks, vocabulary, config, batch_size=batch_size, seed=seed, spec=spec, text_length=text_length
+  )
+  held_out = _held_out_feed(held_out_dir, data_dir, feed)
+  card = {**(card or {}), 'recipe': dataclasses.asdict(recipe)}
+
+  def finish(state: TrainState, trainable: Any, model_dir: str):
+    card['steps'] = int(state.step)
+    finish_style_model(state.params, feed, quantizer, model_dir, held_out, card)
+
+  return runs.train(
+    model_dir=model_dir,
+    trainable=StyleTrainable(config, recipe, spec),
+    feed=feed,
+    seed=seed,
+    evaluators=[Retrieval(held_out)] if held_out else [],
+    finish=finish,
+    **run_options,
+  )
+
+
+def _captioned(tracks: Sequence[Clip]) -> list[Clip]:
+  return [track for track in tracks if not track.facts.is_empty]
+
+
+def _held_out_feed(held_out_dir: str | None, data_dir: str, feed: StyleFeed) -> StyleFeed | None:
+  """The held-out tracks behind the same front end and vocabulary, or None."""
+  try:
+    tracks = find_clips(held_out_dir or data_dir, None if held_out_dir else 'validation')
+  except FileNotFoundError:
+    if held_out_dir:
+      raise
+    return None
+  tracks = _captioned(tracks)
+  if not held_out_dir and {track.path for track in tracks} & {t.path for t in feed.tracks}:
+    return None  # A folder without splits.
+  return StyleFeed(
+    tracks, feed.vocabulary, feed.config, batch_size=1, seed=feed.seed, spec=feed.spec
+  )
+
+
+def finish_style_model(
+  params: dict[str, Any],
+  feed: StyleFeed,
+  recipe: QuantizerRecipe,
+  model_dir: str,
+  held_out: StyleFeed | None = None,
+  card: dict[str, Any] | None = None,
+) -> MusicCoCa:
+  """Fits the style tokens on the trained towers and writes the weights with their figures."""
+  # The towers as they will be loaded: codebooks must fit those.
+  params = {
+    name: jax.tree.map(lambda x: float16_values(np.asarray(x)), params[name])
+    for name in ('audio', 'text')
+  }
+  fitted = fit_style_tokens(params, feed, recipe)
+  card = {
+    **(card or {}),
+    'training_tracks': len(feed.tracks),
+    'quantizer': dataclasses.asdict(recipe),
+  }
+  model = MusicCoCa(feed.config, params, feed.vocabulary, fitted, feed.spec)
+  if held_out is not None:
+    audio, text = embed_pairs(params, held_out)
+    card['held_out_tracks'] = len(held_out.tracks)
+    card['held_out'] = {
+      name: round(value, 4) for name, value in style_figures(model, audio, text).items()
+    }
+    for name, value in card['held_out'].items():
+      print(f'  {name}: {value}')
+  model.card = card
+  path = model.save(pathlib.Path(model_dir) / WEIGHTS_FILE)
+  print(f'{path}: {path.stat().st_size / 1e6:.2f} MB, {model.content_hash}.')
+  return model
+
+
+def fit_style_tokens(
+  params: dict[str, Any], feed: StyleFeed, recipe: QuantizerRecipe
+) -> StyleQuantizer:
+  """Residual codebooks over audio windows and caption variants of the feed's tracks."""
+  clips, texts = [], []
+  for index, track in enumerate(tqdm(feed.tracks, desc='style tokens: audio', unit='track')):
+    clips.extend(_even_windows(feed, index, recipe.windows_per_track))
+    rng = np.random.default_rng([recipe.seed, index])
+    texts.append(whole_caption(track.facts))
+    texts.extend(caption_variant(track.facts, rng) for _ in range(recipe.texts_per_track))
+  audio = embed_log_mels(params, np.stack(clips), feed.config)
+  text = embed_texts(params, texts, feed.vocabulary, feed.config)
+  spec = feed.spec
+  return fit_quantizer(
+    np.concatenate([audio, text]),
+    spec.style_rvq_levels,
+    spec.codebook_size,
+    rank=recipe.rank,
+    seed=recipe.seed,
+    active_codes=recipe.active_codes,
+  )
+
+
+def style_figures(model: MusicCoCa, audio: np.ndarray, text: np.ndarray) -> dict[str, float]:
+  """Figures of N held-out pairs of embeddings [N, style_dim].
+
+  Retrieval both ways; `modality_gap`: distance between the two means relative to the mean norm;
+  `pair_cosine`; `token_agreement_<level>`: how often caption and clip have the same code.
+  """
+  figures = retrieval_scores(audio, text)
+  norm = np.linalg.norm(np.concatenate([audio, text]), axis=1).mean()
+  figures['modality_gap'] = float(np.linalg.norm(audio.mean(0) - text.mean(0)) / norm)
+  unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (audio, text)]
+  figures['pair_cosine'] = float((unit[0] * unit[1]).sum(1).mean())
+  levels = model.spec.style_levels
+  agreement = token_agreement(model.tokenize(audio), model.tokenize(text), levels)
+  for level, share in enumerate(agreement):
+    figures[f'token_agreement_{level}'] = float(share)
+  return figures
+
+
+def embed_pairs(params: dict[str, Any], feed: StyleFeed) -> tuple[np.ndarray, np.ndarray]:
+  """The middle window of each of the feed's tracks, and its caption -> [N, style_dim] twice."""
+  clips = np.concatenate([_even_windows(feed, i, 1) for i in range(len(feed.tracks))])
+  audio = embed_log_mels(params, clips, feed.config)
+  texts = [whole_caption(track.facts) for track in feed.tracks]
+  return audio, embed_texts(params, texts, feed.vocabulary, feed.config)
+
+
+def embed_log_mels(
+  params: dict[str, Any], log_mels: np.ndarray, config: MusicCoCaConfig
+) -> np.ndarray:
+  """[N, frames, bands] -> float32 [N, style_dim], in blocks."""
+  blocks = []
+  for start in range(0, len(log_mels), _EMBED_BLOCK):
+    rows = log_mels[start : start + _EMBED_BLOCK]
+    padded = np.pad(rows, [(0, _EMBED_BLOCK - len(rows)), (0, 0), (0, 0)])
+    blocks.append(np.asarray(_embed_log_mel(params['audio'], padded, config))[: len(rows)])
+  return np.concatenate(blocks)
+
+
+def embed_texts(
+  params: dict[str, Any], texts: Sequence[str], vocabulary: TextVocabulary, config: MusicCoCaConfig
+) -> np.ndarray:
+  """Texts -> float32 [N, style_dim], in blocks."""
+  ids, paddings = vocabulary.encode(texts)
+  blocks = []
+  for start in range(0, len(ids), _EMBED_BLOCK):
+    rows = slice(start, start + _EMBED_BLOCK)
+    missing = _EMBED_BLOCK - len(ids[rows])
+    parts = [np.pad(x[rows], [(0, missing), (0, 0)]) for x in (ids, paddings)]
+    block = np.asarray(_embed_ids(params['text'], *parts, config))
+    blocks.append(block[: _EMBED_BLOCK - missing])
+  return np.concatenate(blocks)
+
+
+_embed_ids = jax.jit(towers.embed_text_ids, static_argnums=3)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _embed_log_mel(params: dict[str, Any], log_mels: jax.Array, config: MusicCoCaConfig):
+  return towers.embed_log_mel(params, log_mels.astype('float32'), config)
+
+
+def _even_windows(feed: StyleFeed, index: int, count: int) -> np.ndarray:
+  """`count` evenly spaced windows of a track, [count, frames, bands]; 1 = the middle."""
+  log_mel = feed.track_log_mel(index)
+  room = max(len(log_mel) - feed.clip_frames, 0)
+  starts = [round(room * (i + 0.5) / count) for i in range(count)]
+  return np.stack([feed.window(log_mel, start) for start in starts])
+
+
+def _vocabulary(
+  model_dir: pathlib.Path, tracks: Sequence[Clip], config: MusicCoCaConfig, seed: int
+) -> TextVocabulary:
+  """The run's vocabulary: read from `model_dir`, or trained and written there."""
+  path = model_dir / VOCABULARY_FILE
+  if path.is_file():
+    return TextVocabulary(path.read_bytes(), config.max_text_length)
+  vocabulary = caption_vocabulary(tracks, config, seed=seed)
+  model_dir.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(vocabulary.model)
+  return vocabulary

@@ -1,0 +1,134 @@
+"""The style model's loss against hand-computed values, and a run that learns."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from models.musiccoca import captioner, frontend, training
+from models.musiccoca.captioner import CaptionerConfig
+from models.musiccoca.config import MusicCoCaConfig, TowerConfig
+from models.spec import LiveMusicSpec
+
+_TOWER = TowerConfig(
+  num_layers=1, model_dim=16, num_heads=2, head_dim=8, mlp_dim=24, pooler_heads=2, pooler_head_dim=4
+)
+_CONFIG = MusicCoCaConfig(audio=_TOWER, text=_TOWER, vocab_size=20, max_text_length=6)
+_SPEC = LiveMusicSpec(style_window_secs=1, style_dim=24)
+_RECIPE = training.StyleRecipe(captioner=CaptionerConfig(num_layers=1, num_queries=2))
+
+
+def test_contrastive_loss_equals_a_hand_computed_one():
+  rng = np.random.default_rng(0)
+  audio, text = rng.standard_normal([2, 3, 5])
+  total = 0.0
+  for i in range(3):
+    similarity = lambda a, t: a @ t / np.linalg.norm(a) / np.linalg.norm(t) / 0.2  # noqa: E731
+    own = np.exp(similarity(audio[i], text[i]))
+    total -= 0.5 * np.log(own / sum(np.exp(similarity(audio[i], text[j])) for j in range(3)))
+    total -= 0.5 * np.log(own / sum(np.exp(similarity(audio[j], text[i])) for j in range(3)))
+  got, cosines = training.contrastive_loss(audio, text, 0.2)
+  assert float(got) == pytest.approx(total, rel=1e-5)
+  assert float(cosines[1, 2]) == pytest.approx(similarity(audio[1], text[2]) * 0.2, rel=1e-5)
+
+
+def test_contrastive_loss_ignores_the_norm():
+  rng = np.random.default_rng(1)
+  audio, text = rng.standard_normal([2, 4, 6])
+  first, _ = training.contrastive_loss(audio, text, 0.1)
+  second, _ = training.contrastive_loss(30 * audio, 0.01 * text, 0.1)
+  assert float(first) == pytest.approx(float(second), rel=1e-4)
+
+
+def test_equal_captions_share_the_target():
+  ids = jnp.array([[1, 5, 0], [1, 6, 0], [1, 5, 0]])
+  positives = np.asarray(training.same_text(ids))
+  np.testing.assert_array_equal(positives, [[1, 0, 1], [0, 1, 0], [1, 0, 1]])
+  audio = np.eye(3)
+  text = np.array([[1.0, 0, 1], [0, 1, 0], [1, 0, 1]])
+  got, _ = training.contrastive_loss(audio, text, 0.01, positives)
+  # Two texts fit equally: log 2 each for clips and texts 0 and 2, nothing for 1.
+  assert float(got) == pytest.approx(2 * np.log(2), rel=1e-5)
+
+
+def test_caption_logits_do_not_see_later_pieces():
+  params = captioner.init_captioner(jax.random.key(0), _RECIPE.captioner, _CONFIG)
+  features = jax.random.normal(jax.random.key(1), (2, 8, 16))
+  first = captioner.caption_logits(params, features, jnp.array([[1, 4, 5, 6]] * 2), _CONFIG)
+  second = captioner.caption_logits(params, features, jnp.array([[1, 4, 5, 9]] * 2), _CONFIG)
+  np.testing.assert_allclose(first[:, :3], second[:, :3], atol=1e-6)
+  assert np.abs(np.asarray(first[:, 3] - second[:, 3])).max() > 1e-2
+  assert np.abs(np.asarray(first[0] - first[1])).max() > 1e-3, 'the audio must matter'
+
+
+def test_caption_loss_counts_real_pieces_only():
+  params = captioner.init_captioner(jax.random.key(0), _RECIPE.captioner, _CONFIG)
+  features = jax.random.normal(jax.random.key(1), (1, 8, 16))
+  ids, paddings = np.array([[1, 4, 5, 0, 0]]), np.array([[0, 0, 0, 1, 1.0]])
+  total, pieces = captioner.caption_loss(params, features, ids, paddings, _CONFIG)
+  logits = np.asarray(
+    captioner.caption_logits(params, features, ids[:, :-1], _CONFIG), np.float64
+  )[0]
+  chosen = logits[[0, 1], [4, 5]] - np.log(np.exp(logits[:2]).sum(1))
+  assert float(pieces) == 2
+  assert float(total) == pytest.approx(-chosen.sum(), rel=1e-5)
+
+
+def test_gain_changes_the_log_mel_as_it_changes_audio():
+  audio = np.random.default_rng(0).standard_normal(8_000).astype(np.float32) * 0.1
+  plain = frontend.log_mel(audio[None], _CONFIG, 16_000)
+  louder = frontend.log_mel(audio[None] * 10 ** (6 / 20), _CONFIG, 16_000)
+  got = training.change_gain(plain, jnp.array([6.0]), _CONFIG.log_floor)
+  np.testing.assert_allclose(np.asarray(got), np.asarray(louder), atol=2e-3)
+
+
+def _tones(count: int) -> dict[str, np.ndarray]:
+  t = np.arange(16_000) / 16_000
+  audio = np.stack([0.3 * np.sin(2 * np.pi * 200 * 1.6**i * t) for i in range(count)])
+  ids = np.zeros([count, 6], np.int32)
+  ids[:, 0], ids[:, 1] = 1, np.arange(count) + 3
+  paddings = np.ones([count, 6], np.float32)
+  paddings[:, :2] = 0
+  return {'audio': audio.astype(np.float32), 'text_ids': ids, 'text_paddings': paddings}
+
+
+def test_audio_and_log_mel_batches_give_the_same_loss():
+  trainable = training.StyleTrainable(_CONFIG, _RECIPE, _SPEC)
+  params = trainable.init(jax.random.key(0))
+  batch = _tones(3)
+  log_mel = frontend.log_mel(batch['audio'], _CONFIG, 16_000)
+  first, metrics = trainable.loss_fn(params, batch)
+  second, _ = trainable.loss_fn(params, {**batch, 'log_mel': log_mel})
+  assert float(first) == pytest.approx(float(second), rel=1e-6)
+  means = trainable.summarize(metrics)
+  assert means['loss'] == pytest.approx(means['contrastive_loss'] + means['caption_loss'], rel=1e-5)
+  assert means['temperature'] == pytest.approx(0.07)
+
+
+def test_training_tells_tones_apart():
+  recipe = dataclasses.replace(_RECIPE, kept_patches=32, alignment_weight=0.5)
+  trainable = training.StyleTrainable(_CONFIG, recipe, _SPEC)
+  params = trainable.init(jax.random.key(0))
+  optimizer = optax.adam(5e-3)
+  state = optimizer.init(params)
+  batch = _tones(4)
+  batch['log_mel'] = frontend.log_mel(batch.pop('audio'), _CONFIG, 16_000)
+
+  @jax.jit
+  def step(params, state, rng):
+    (_, metrics), grads = jax.value_and_grad(trainable.loss_fn, has_aux=True)(params, batch, rng)
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state, metrics
+
+  first = None
+  for i in range(60):
+    params, state, metrics = step(params, state, jax.random.key(i))
+    first = first or trainable.summarize(metrics)
+  last = trainable.summarize(metrics)
+  assert last['batch_accuracy'] == 1.0
+  assert last['contrastive_loss'] < 0.2 * first['contrastive_loss']
+  assert last['caption_loss'] < 0.3 * first['caption_loss']
+  assert last['pair_distance'] < 0.5 * first['pair_distance']
