@@ -1,4 +1,4 @@
-"""Audio feeds: crops are pure functions of (seed, batch, row) with the right audio and words."""
+"""Audio feeds: crops are pure functions of (seed, batch, row) with the right audio."""
 
 import json
 
@@ -7,7 +7,6 @@ import pytest
 import soundfile
 
 from pipelines import audio_feed
-from preprocessing.captions import CaptionFacts
 
 RATE = 48_000
 
@@ -65,47 +64,21 @@ def test_crop_must_be_whole_frames(folder):
 
 
 def test_a_folder_without_audio_is_named(tmp_path):
-  with pytest.raises(FileNotFoundError, match=str(tmp_path)):
-    audio_feed.find_clips(tmp_path)
+  with pytest.raises(ValueError, match=str(tmp_path)):
+    audio_feed.find_audio(tmp_path)
 
 
 def test_manifest_split_and_paths(folder):
   rows = [
-    {'path': 'a.wav', 'split': 'train', 'caption': 'slow', 'genre': 'folk', 'tags': ['harp']},
-    {'path': 'b.flac', 'split': 'validation', 'caption': None, 'genre': None, 'tags': None},
+    {'path': 'a.wav', 'track_id': 'a', 'sha256': '0a', 'split': 'train'},
+    {'path': 'b.flac', 'track_id': 'b', 'sha256': '0b', 'split': 'validation'},
   ]
-  (folder / 'manifest.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  (train,) = audio_feed.find_clips(folder)
-  assert train == audio_feed.Clip(folder / 'a.wav', CaptionFacts('slow', ('folk',), ('harp',)))
-  (validation,) = audio_feed.find_clips(folder / 'manifest.jsonl', split='validation')
-  assert validation == audio_feed.Clip(folder / 'b.flac')
-
-
-def test_style_pairs_belong_together(tmp_path):
-  works = []
-  for name, level in (('low', 0.25), ('high', 0.75)):
-    _write(tmp_path / f'{name}.wav', 11.0, level, level)
-    works.append({
-      'path': f'{name}.wav', 'caption': f'a {name} caption', 'style': name, 'instruments': ['harp'],
-      'bpm': 100, 'key': 'C major',
-    })  # fmt: skip
-  (tmp_path / 'corpus.json').write_text(json.dumps({'works': works}))
-  texts = []
-
-  def tokenize(batch_texts):
-    texts.extend(batch_texts)
-    return np.array([[len(t)] for t in batch_texts], np.int32), np.zeros([40, 1], np.float32)
-
-  def caption(facts, rng):
-    return facts.caption if rng.random() < 0.5 else f'{facts.styles[0]} in {facts.key}'
-
-  feed = audio_feed.StyleFeed(tmp_path, tokenize, batch_size=40, augmentation=None, caption=caption)
-  batch = feed.batch(0)
-  assert batch['audio'].shape == (40, 160_000)
-  for audio, text in zip(batch['audio'], texts, strict=True):
-    # Away from the resampler's edges the level tells the file.
-    assert np.median(audio) == pytest.approx(0.75 if 'high' in text else 0.25, abs=0.01)
-  assert set(texts) == {
-    'a low caption', 'low in C major', 'a high caption', 'high in C major',
-  }  # fmt: skip
-  np.testing.assert_array_equal(batch['text_ids'][:, 0], [len(text) for text in texts])
+  facts = {'duration_secs': 1.0, 'sample_rate': RATE, 'channels': 2}
+  text = ''.join(json.dumps(row | facts) + '\n' for row in rows)
+  (folder / 'manifest.jsonl').write_text(text)
+  assert audio_feed.find_audio(folder) == [str(folder / 'a.wav')]
+  manifest = folder / 'manifest.jsonl'
+  assert audio_feed.find_audio(manifest, split='validation') == [str(folder / 'b.flac')]
+  assert len(audio_feed.find_audio(folder, split=None)) == 2
+  with pytest.raises(ValueError, match="split 'test'"):
+    audio_feed.find_audio(folder, split='test')

@@ -1,0 +1,250 @@
+"""gin, as the root scripts use it: parse, check everything before any work, run, record.
+
+A run file binds the function to run to the macro RUN (`RUN = @runs.train`) and its parameters by
+T5X's macro names. gin itself accepts a macro that nothing uses; here it stops the run, like every
+other name that leads nowhere, with the nearest right one.
+"""
+
+import difflib
+import inspect
+import io
+import pathlib
+import re
+import tokenize
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import gin
+from gin import config as gin_internals
+
+ROOT = pathlib.Path(__file__).parents[1]
+RUN = 'RUN'
+CONFIG_FILE = 'config.gin'
+OPERATIVE_CONFIG_FILE = 'operative_config.gin'
+_FLAG_PREFIX = '--gin.'
+_REQUIRED = 'gin.REQUIRED'
+
+
+class GinError(ValueError):
+  """A gin file, binding, or macro is wrong; the message names it and the way out."""
+
+
+def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+  """T5X's `--gin.NAME=VALUE` arguments as bindings ('NAME=VALUE'), and the other arguments.
+
+  Raises:
+    GinError: an argument has no '='.
+  """
+  bindings, others = [], []
+  for argument in argv:
+    if not argument.startswith(_FLAG_PREFIX):
+      others.append(argument)
+      continue
+    binding = argument.removeprefix(_FLAG_PREFIX)
+    if '=' not in binding:
+      raise GinError(f'{argument} gives no value; write {argument}=VALUE.')
+    bindings.append(binding)
+  return bindings, others
+
+
+def parse_gin(
+  files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = ()
+) -> None:
+  """Sets gin's configuration from files, then bindings; later ones win. Nothing is run.
+
+  Args:
+    files: looked up in `search_paths`, the working directory and the checkout, in this order.
+    bindings: 'TRAIN_STEPS = 100' or 'runs.train.seed = 3'.
+    search_paths: folders.
+
+  Raises:
+    GinError: an unknown file, module, function or parameter; a macro that is used and not set, set
+      and not used, or required and not given.
+  """
+  gin.clear_config()
+  folders = [*map(pathlib.Path, search_paths), pathlib.Path(), ROOT]
+  for folder in folders:
+    gin.add_config_file_search_path(folder)
+  paths = [_find_file(name, folders) for name in files]
+  try:
+    parsed = gin.parse_config_files_and_bindings(
+      [str(path) for path in paths], list(bindings), finalize_config=False,
+      print_includes_and_imports=False,
+    )  # fmt: skip
+  except (ValueError, AttributeError, ImportError, SyntaxError, OSError) as error:
+    raise GinError(_explain(error)) from error
+  except tokenize.TokenError as error:
+    raise GinError(f'A value is not closed: {", ".join(bindings) or files}: {error}') from error
+  texts = [pathlib.Path(path).read_text(encoding='utf-8') for path in _all_files(parsed)]
+  _check_macros([*texts, *bindings])
+
+
+def _find_file(name: str, folders: Iterable[pathlib.Path]) -> pathlib.Path:
+  for folder in folders:
+    if (folder / name).is_file():
+      return folder / name
+  known = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'gin').rglob('*.gin'))
+  raise GinError(f'There is no gin file {name!r}.{_nearest(name, known)} Known: {", ".join(known)}')
+
+
+def _all_files(parsed: Any) -> list[str]:
+  """Names of the files that were read, included ones too."""
+  files = []
+  for node in parsed[0] if isinstance(parsed, tuple) else parsed:
+    if node.filename:
+      files.append(node.filename)
+    files += _all_files(node.includes)
+  return files
+
+
+def _check_macros(texts: Sequence[str]):
+  """Checks that macros are set, used and given; `texts` is all that was parsed.
+
+  A use counts even where a later binding replaced it, since there is no way to unset a macro.
+  """
+  values = {
+    scope: bound.get('value')
+    for (scope, selector), bound in gin_internals._CONFIG.items()
+    if selector == 'gin.macro'
+  }
+  needed = _macros_in(v for (_, s), v in gin_internals._CONFIG.items() if s != 'gin.macro')
+  frontier = list(needed)
+  while frontier:  # Macros that are used by used macros.
+    for name in _macros_in([values.get(frontier.pop())]) - needed:
+      needed.add(name)
+      frontier.append(name)
+  used = needed | _macros_in(values.values()) | set().union(*map(_macros_in_text, texts), {RUN})
+  for name in sorted(set(values) - used):
+    raise GinError(f'Nothing uses {name}.{_nearest(name, used)} Used: {", ".join(sorted(used))}')
+  for name in sorted(needed - set(values)):
+    files = 'gin/models/*.gin' if name == 'MODEL' else 'a gin file'
+    raise GinError(
+      f'{name} is used and nowhere set. Add --gin.{name}=... or the file that sets it ({files}).'
+    )
+  missing = [name for name in sorted(needed) if _is_required(values[name])]
+  if missing:
+    flags = ' '.join(f'--gin.{name}=...' for name in missing)
+    raise GinError(f'{", ".join(missing)} must be given: {flags} (strings in quotes: \\"...\\").')
+
+
+def _macros_in(values: Iterable[Any]) -> set[str]:
+  return {
+    '/'.join(reference.scopes)
+    for reference in gin_internals._iterate_flattened_values(list(values))
+    if isinstance(reference, gin_internals.ConfigurableReference)
+    and reference.configurable.selector == 'gin.macro'
+  }
+
+
+def _is_required(value: Any) -> bool:
+  return (
+    isinstance(value, gin_internals.ConfigurableReference)
+    and '/'.join(value.scopes) == _REQUIRED
+  )
+
+
+def _macros_in_text(text: str) -> set[str]:
+  """Names after '%' in gin source, outside of strings and comments."""
+  names, after_percent = set(), False
+  try:
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+      if after_percent and token.type == tokenize.NAME:
+        names.add(token.string)
+      after_percent = token.type == tokenize.OP and token.string == '%'
+  except (tokenize.TokenError, IndentationError):  # gin's own parser has accepted it.
+    pass
+  return names - {'gin'}
+
+
+def _explain(error: Exception) -> str:
+  """gin's message with the nearest right name."""
+  message = str(error).strip()
+  registered = [selector for selector, _ in gin_internals._REGISTRY.items()]
+  if match := re.search(r"Configurable '(.+)' doesn't have a parameter named '(.+)'", message):
+    wrapped = _registered(match[1])
+    parameters = list(inspect.signature(wrapped).parameters) if wrapped else []
+    return f'{message}\n{_nearest(match[2], parameters, "It has")}'.rstrip()
+  if match := re.search(r"No configurable matching (?:reference )?'@?([^'()]+)", message):
+    tails = {'.'.join(name.split('.')[-n:]) for name in registered for n in (1, 2, 3)}
+    return f'{message}\n{_nearest(match[1], tails)}'.rstrip()
+  if match := re.search(r"<module '(\S+)' .*has no attribute (\w+)", message):
+    module = inspect.sys.modules.get(match[1])
+    names = [name for name in dir(module) if name[0] != '_']
+    return f'{message}\n{_nearest(match[2], names)}'.rstrip()
+  if match := re.search(r"No module named '(\S+)'", message):
+    parent, _, child = match[1].rpartition('.')
+    folder = ROOT.joinpath(*parent.split('.')) if parent else ROOT
+    names = [path.stem for path in folder.glob('*')]
+    return f'{message}\n{_nearest(child, names)}'.rstrip()
+  return message
+
+
+def _registered(name: str) -> Callable[..., Any] | None:
+  for selector, configurable in gin_internals._REGISTRY.items():
+    if selector == name or selector.endswith('.' + name):
+      return configurable.wrapped
+  return None
+
+
+def _nearest(name: str, choices: Iterable[str], otherwise: str | None = None) -> str:
+  choices = sorted(set(choices))
+  near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+  if near:
+    return f' Did you mean {near[0]}?'
+  return f' {otherwise} {", ".join(choices)}.' if otherwise and choices else ''
+
+
+def macro_value(name: str, default: Any = None) -> Any:
+  """The value of a macro, references resolved; `default` where it is not set."""
+  try:
+    value = gin.query_parameter(f'{name}/gin.macro.value')
+  except ValueError:
+    return default
+  return gin_internals.copy.deepcopy(value)
+
+
+def config() -> str:
+  """Everything that was parsed, as gin source."""
+  return gin.config_str(max_line_length=100)
+
+
+def operative_config() -> str:
+  """Every parameter that was used so far, with its value, as gin source."""
+  return gin.operative_config_str(max_line_length=100)
+
+
+def run(**arguments: Any) -> Any:
+  """Calls the function bound to RUN and keeps its configuration in MODEL_DIR.
+
+  Args:
+    **arguments: of the function, in place of what is bound. `on_start`, where the function takes
+      it, is called once everything is built; it writes the operative configuration.
+
+  Raises:
+    GinError: no gin file binds RUN.
+  """
+  function = macro_value(RUN)
+  if not callable(function):
+    raise GinError('No gin file says what to run. Add one of gin/runs/, such as pretrain.gin.')
+  takes = inspect.signature(inspect.unwrap(function)).parameters
+  if not arguments.get('dry_run'):
+    arguments.pop('dry_run', None)
+    folder = macro_value('MODEL_DIR')
+    if folder and 'on_start' in takes:
+      arguments['on_start'] = _config_writer(pathlib.Path(folder))
+  elif 'dry_run' in takes:
+    arguments['on_start'] = lambda: print(operative_config())
+  else:
+    print(config())
+    return None
+  if 'operative_config' in takes:
+    arguments.setdefault('operative_config', config())
+  return function(**arguments)
+
+
+def _config_writer(folder: pathlib.Path) -> Callable[[], Any]:
+  """Writes config.gin at once; the function that it returns writes the operative one."""
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / CONFIG_FILE).write_text(config(), encoding='utf-8')
+  path = folder / OPERATIVE_CONFIG_FILE
+  return lambda: path.write_text(operative_config(), encoding='utf-8')

@@ -1,0 +1,309 @@
+"""What `train.py` runs: a model, a feed and an optimizer, put together as gin says."""
+
+import dataclasses
+import functools
+import inspect
+import itertools
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from models.depthformer import DepthformerModel
+from models.spec import MAGENTA_RT_V1, LiveMusicSpec
+from pipelines.checkpoint_sources import load_source, write_model_file
+from training import loop
+from training.checkpoints import find_checkpoint, restore_params
+from training.feed import TokenFeed
+from training.metrics import sum_metrics, summarize
+from training.prefetch import feed_batches
+from training.state import TrainState, flat_names
+
+MODEL_INFO_FILE = 'model-info.txt'
+Optimizer = optax.GradientTransformation
+
+
+def train(
+  *,
+  model_dir: str,
+  trainable: Any,
+  feed: Any,
+  optimizer: Optimizer | Callable[..., Optimizer],
+  total_steps: int,
+  seed: int = 42,
+  initial_checkpoint_path: str | None = None,
+  log_period: int = 50,
+  checkpoint_period: int = 1000,
+  keep_checkpoints: int = 5,
+  eval_period: int = 0,
+  evaluators: Sequence['HeldOutLoss'] = (),
+  time_budget_secs: float | None = None,
+  tensorboard: bool = True,
+  finish: Callable[[TrainState, Any, str], None] | None = None,
+  dry_run: bool = False,
+  on_start: Callable[[], Any] | None = None,
+) -> TrainState | None:
+  """Trains `trainable` on `feed`, into `model_dir`; started again it goes on.
+
+  Precedence at the start: the newest checkpoint in `model_dir`, `initial_checkpoint_path`, initial
+  values.
+
+  Args:
+    model_dir: see `training.loop.train`, like all that is not named here.
+    trainable: the model.
+    feed: the batches.
+    optimizer: one, or a function that makes one; where it takes `stacked`, it is told which
+      parameters hold stacked layers.
+    total_steps: steps of the whole run.
+    seed: of initial values and dropout.
+    initial_checkpoint_path: a bundled name such as 'tiny', a bundle's folder, a MODEL_DIR or a
+      checkpoint_<step> in one. Only its parameters are taken; the step counts from 0.
+    log_period: steps between lines of metrics.
+    checkpoint_period: steps between checkpoints.
+    keep_checkpoints: how many of the newest stay.
+    eval_period: steps between evaluations; 0 for none.
+    evaluators: each has a `name`, the stream that it writes.
+    time_budget_secs: stop cleanly after so long.
+    tensorboard: write events beside metrics.jsonl.
+    finish: called with the last state, the trainable and `model_dir` once `total_steps` are made or
+      the time is up.
+    dry_run: print the model and the first example, and train nothing.
+    on_start: called when everything is built.
+  """
+  info = parameter_table(trainable)
+  if dry_run:
+    print(info)
+    print(describe_batch(next(feed_batches(feed, 0))))
+    if on_start:
+      on_start()
+    return None
+  folder = pathlib.Path(model_dir)
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / MODEL_INFO_FILE).write_text(info, encoding='utf-8')
+  identity = getattr(feed, 'identity', None)
+  if isinstance(trainable, DepthformerModel) and identity:
+    write_model_file(folder, trainable, **identity)
+  initial_params = None
+  if initial_checkpoint_path and not _has_checkpoint(folder):
+    initial_params = read_params(initial_checkpoint_path, identity)
+  if on_start:
+    on_start()
+  state = loop.train(
+    trainable,
+    feed,
+    model_dir=folder,
+    total_steps=total_steps,
+    optimizer=make_optimizer(optimizer, trainable),
+    seed=seed,
+    log_period=log_period,
+    checkpoint_period=checkpoint_period,
+    keep_checkpoints=keep_checkpoints,
+    eval_period=eval_period,
+    evaluators={evaluator.name: evaluator for evaluator in evaluators},
+    initial_params=initial_params,
+    time_budget_secs=time_budget_secs,
+    tensorboard=tensorboard,
+  )
+  if finish is not None:
+    finish(state, trainable, str(folder))
+  return state
+
+
+def make_optimizer(optimizer: Optimizer | Callable[..., Optimizer], trainable: Any) -> Optimizer:
+  """The optimizer itself; a function that takes `stacked` gets `trainable.layer_axes()`."""
+  if isinstance(optimizer, optax.GradientTransformation):
+    return optimizer
+  if 'stacked' in inspect.signature(optimizer).parameters and hasattr(trainable, 'layer_axes'):
+    optimizer = functools.partial(optimizer, stacked=trainable.layer_axes())
+  return optimizer()
+
+
+def read_params(path: str, identity: dict[str, str] | None = None) -> Any:
+  """Parameters of a checkpoint, a training run or a bundle.
+
+  Args:
+    path: see `initial_checkpoint_path` of `train`.
+    identity: codec and style model of the data; a bundle made for others is refused.
+
+  Raises:
+    FileNotFoundError: `path` is none of these.
+    ValueError: the tokens of the data are not those that the bundle knows.
+  """
+  try:
+    source = load_source(path)
+  except FileNotFoundError as error:
+    # A codec's or style model's run has no model.json.
+    try:
+      return restore_params(path)[0]
+    except FileNotFoundError:
+      raise error from None
+  for kind in ('codec', 'style') if identity else ():
+    data_hash, model_hash = identity[f'{kind}_hash'], getattr(source.bundle, f'{kind}_hash')
+    if data_hash != model_hash:
+      raise ValueError(
+        f'{path} was trained on tokens of the {kind} model {model_hash}, the data holds tokens of '
+        f'{data_hash}. Prepare the audio again with the {kind} model that belongs to it.'
+      )
+  return source.bundle.params
+
+
+def _has_checkpoint(folder: pathlib.Path) -> bool:
+  try:
+    find_checkpoint(folder)
+  except FileNotFoundError:
+    return False
+  return True
+
+
+class HeldOutLoss:
+  """Evaluator: metrics of the trainable's `loss_fn`, without dropout, over the same batches."""
+
+  def __init__(
+    self, trainable: Any, feed: Any, num_batches: int = 20, name: str = 'training_eval/held_out'
+  ):
+    """Keeps the first `num_batches` batches of `feed` in memory, once asked; see `metrics`."""
+    self.name = name
+    self._trainable, self._feed, self._num_batches = trainable, feed, num_batches
+    self._batches: list[dict[str, np.ndarray]] | None = None
+    self._metrics = jax.jit(lambda params, batch: trainable.loss_fn(params, batch, None)[1])
+
+  def __call__(self, state: TrainState) -> Iterable[tuple[str, float]]:
+    """(name, value) over all batches, such as ('loss/level_00', 5.3)."""
+    if self._batches is None:
+      self._batches = list(itertools.islice(feed_batches(self._feed, 0), self._num_batches))
+      if not self._batches:
+        raise ValueError(f'{self.name} has no example to evaluate.')
+    summed = sum_metrics([
+      jax.device_get(self._metrics(state.params, batch)) for batch in self._batches
+    ])  # fmt: skip
+    return summarize(self._trainable, summed).items()
+
+
+@dataclasses.dataclass(frozen=True)
+class _PreparedFeed:
+  """A `TokenFeed` that also tells which codec and style model its tokens come from."""
+
+  feed: TokenFeed
+  identity: dict[str, str]
+
+  @property
+  def batch_size(self) -> int:
+    return self.feed.batch_size
+
+  def batches(self, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    return self.feed.batches(start)
+
+
+def token_feed(
+  data_dir: str,
+  *,
+  batch_size: int,
+  split: str = 'train',
+  mixture_or_task_name: str | None = None,
+  task_feature_lengths: dict[str, int] | None = None,
+  seed: int = 42,
+  crops: Any | None = None,
+  spec: LiveMusicSpec = MAGENTA_RT_V1,
+) -> _PreparedFeed:
+  """Training batches of what prepare.py wrote: each epoch crops every clip anew.
+
+  Args:
+    data_dir: output of prepare.py.
+    batch_size: examples in a step.
+    split: of the data.
+    mixture_or_task_name: the name to register the task under.
+    task_feature_lengths: {'inputs': 1006, 'targets': 800} or None; nothing else fits the model.
+    seed: of crops, order and dropped styles.
+    crops: `tasks.crops.CropOptions`.
+    spec: token layout.
+
+  Raises:
+    ValueError: no finished records in `data_dir`, or other lengths.
+  """
+  from tasks import registry
+
+  lengths = {'inputs': spec.inputs_length, 'targets': spec.targets_length}
+  if task_feature_lengths not in (None, lengths):
+    raise ValueError(
+      f'TASK_FEATURE_LENGTHS={task_feature_lengths}: a live music example has {lengths}, neither '
+      'cut nor padded.'
+    )
+  options = {} if crops is None else {'crops': crops}
+  task = registry.live_music_task(data_dir, name=mixture_or_task_name, spec=spec, **options)
+  return _PreparedFeed(TokenFeed(task, split, batch_size, seed=seed), token_identity(data_dir))
+
+
+def token_identity(data_dir: str) -> dict[str, str]:
+  """Names and hashes of the codec and the style model that made the tokens in `data_dir`."""
+  from tasks.source import find_token_folder
+
+  metadata = json.loads((find_token_folder(data_dir) / 'metadata.json').read_text())
+  names = ('codec_name', 'codec_hash', 'style_name', 'style_hash')
+  return {name: metadata[name] for name in names}
+
+
+def held_out_token_feed(
+  data_dir: str,
+  *,
+  batch_size: int,
+  split: str = 'validation',
+  seed: int = 0,
+  spec: LiveMusicSpec = MAGENTA_RT_V1,
+) -> TokenFeed:
+  """One epoch of fixed crops of a split, for `HeldOutLoss`."""
+  from tasks import registry
+
+  task = registry.live_music_eval_task(data_dir, spec=spec)
+  return TokenFeed(task, split, batch_size, seed=seed, num_epochs=1)
+
+
+def parameter_table(trainable: Any) -> str:
+  """Name, size, shape and logical axes of every parameter, and the total, as text."""
+  shapes = flat_names(jax.eval_shape(trainable.init, jax.random.key(0)))
+  axes = trainable.logical_axes() if hasattr(trainable, 'logical_axes') else None
+  rows = []
+  for name, leaf in shapes.items():
+    node = axes
+    for key in name.split('/') if axes is not None else ():
+      node = node[key]
+    shape = ', '.join(map(str, leaf.shape))
+    rows.append((name, f'{leaf.size:,}', f'({shape})', ', '.join(node) if node else ''))
+  widths = [max(len(row[i]) for row in rows) for i in range(3)]
+  lines = [
+    f'{name:<{widths[0]}}  {size:>{widths[1]}}  {shape:<{widths[2]}}  {names}'.rstrip()
+    for name, size, shape, names in rows
+  ]
+  total = sum(leaf.size for leaf in shapes.values())
+  return '\n'.join([*lines, f'Total number of parameters: {total:,}']) + '\n'
+
+
+def describe_batch(batch: dict[str, np.ndarray], spec: LiveMusicSpec = MAGENTA_RT_V1) -> str:
+  """The shapes of a batch and its first example; tokens are decoded to RVQ codes by level."""
+  lines = [f'{name}: {x.dtype} {x.shape}' for name, x in batch.items()]
+  if 'decoder_target_tokens' in batch:
+    codes = np.asarray(batch['encoder_input_tokens'][0])
+    context, style = codes[: spec.context_length], codes[spec.context_length :]
+    masked = int((context.reshape(-1, spec.context_levels)[:, 0] == spec.mask_id).sum())
+    offsets = spec.codebook_size * np.arange(spec.target_levels) + spec.codec_offset
+    targets = np.asarray(batch['decoder_target_tokens'][0]).reshape(-1, spec.target_levels)
+    style_offsets = spec.codebook_size * np.arange(spec.style_levels) + spec.style_offset
+    dropped = bool((style == spec.mask_id).all())
+    lines += [
+      'First example:',
+      f'  context: {spec.context_frames} frames, the first {masked} masked',
+      f'  style codes: {"masked" if dropped else (style - style_offsets).tolist()}',
+      f'  first target frame, codes by level: {(targets[0] - offsets).tolist()}',
+      f'  last target frame, codes by level: {(targets[-1] - offsets).tolist()}',
+    ]
+  else:
+    lines += [
+      f'First {name}: from {x[0].min():.3f} to {x[0].max():.3f}, rms '
+      f'{np.sqrt(np.mean(np.square(x[0], dtype=np.float64))):.3f}'
+      for name, x in batch.items()
+      if np.issubdtype(x.dtype, np.floating)
+    ]
+  return '\n'.join(lines)

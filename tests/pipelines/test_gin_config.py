@@ -1,0 +1,167 @@
+"""gin files: each parses; each name that leads nowhere stops with the nearest right one."""
+
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+import gin
+from pipelines import gin_config
+
+ROOT = pathlib.Path(__file__).parents[2]
+MODELS = sorted((ROOT / 'gin' / 'models').glob('*.gin'))
+RUNS = sorted((ROOT / 'gin' / 'runs').glob('*.gin'))
+TINY = 'gin/models/tiny.gin'
+PRETRAIN = 'gin/runs/pretrain.gin'
+REQUIRED = ['DATA_DIR="data"', 'MODEL_DIR="model"']
+
+
+@pytest.fixture(autouse=True)
+def clean():
+  yield
+  gin.clear_config()
+
+
+def _model_file(run: pathlib.Path) -> list[str]:
+  """The model that a run file is made for, by the names of the two."""
+  text = run.read_text()
+  for kind in ('musiccoca', 'spectrostream'):
+    if f'gin/models/{kind}_tiny.gin' in text:
+      return [f'gin/models/{kind}_tiny.gin']
+  return [TINY] if 'depthformer' in text or "include 'gin/runs/pretrain.gin'" in text else []
+
+
+@pytest.mark.parametrize('run', RUNS, ids=lambda path: path.stem)
+def test_every_run_file_parses_with_its_model(run):
+  names = [
+    line.split('=')[0].strip()
+    for line in run.read_text().splitlines()
+    if line.endswith('%gin.REQUIRED')
+  ]
+  if "include 'gin/runs/pretrain.gin'" in run.read_text():
+    names += ['DATA_DIR', 'MODEL_DIR']
+  bindings = [f'{name} = "here"' for name in set(names)]
+  gin_config.parse_gin([*_model_file(run), str(run)], bindings)
+  assert callable(gin_config.macro_value('RUN'))
+  missing = bindings[1:]
+  with pytest.raises(gin_config.GinError, match='must be given'):
+    gin_config.parse_gin([*_model_file(run), str(run)], missing)
+
+
+@pytest.mark.parametrize(
+  'name, parameters', [('tiny', None), ('base', 347_873_472), ('large', 761_651_456)]
+)
+def test_language_models_have_their_sizes(name, parameters):
+  import jax
+
+  from models.depthformer import DepthformerConfig
+
+  gin_config.parse_gin([f'gin/models/{name}.gin', PRETRAIN], [*REQUIRED, 'DROPOUT_RATE = 0.25'])
+  model = gin_config.macro_value('MODEL')
+  want = getattr(DepthformerConfig, name)(dropout_rate=0.25)
+  assert model.config == want
+  shapes = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))
+  assert parameters in (None, sum(leaf.size for leaf in shapes))
+
+
+def test_magenta_rt_figures_are_the_defaults():
+  gin_config.parse_gin(['gin/models/large.gin', PRETRAIN], REQUIRED)
+  assert gin_config.macro_value('BATCH_SIZE') == 512
+  assert gin_config.macro_value('TRAIN_STEPS') == 1_860_000
+  assert gin_config.macro_value('WARMUP_STEPS') == 10_000
+  schedule = gin.query_parameter('optimizers.adafactor.learning_rate').scoped_configurable_fn()
+  assert float(schedule(10_000)) == pytest.approx(0.01, rel=1e-5)
+  assert float(schedule(1_000_000)) == pytest.approx(0.001, rel=1e-5)
+
+
+def test_later_files_and_bindings_win(tmp_path):
+  own = tmp_path / 'own.gin'
+  own.write_text('BATCH_SIZE = 3\nTRAIN_STEPS = 4\n')
+  files = [TINY, PRETRAIN, 'own.gin']
+  gin_config.parse_gin(files, [*REQUIRED, 'TRAIN_STEPS = 5'], search_paths=[str(tmp_path)])
+  assert gin_config.macro_value('BATCH_SIZE') == 3
+  assert gin_config.macro_value('TRAIN_STEPS') == 5
+
+
+@pytest.mark.parametrize(
+  'files, bindings, message',
+  [
+    ([TINY, PRETRAIN], ['TRIAN_STEPS = 5'], 'Nothing uses TRIAN_STEPS. Did you mean TRAIN_STEPS'),
+    ([TINY, PRETRAIN], ['runs.train.sed = 5'], 'Did you mean seed'),
+    ([TINY, PRETRAIN], ['runs.tarin.seed = 5'], 'Did you mean runs.train'),
+    ([TINY, PRETRAIN], ['runs.train.optimizer = @optimizers.adafctor'], 'optimizers.adafactor'),
+    ([TINY, PRETRAIN], ['runs.train.seed = %RANDM_SEED'], 'RANDM_SEED is used and nowhere set'),
+    ([TINY, PRETRAIN], ['BATCH_SIZE = (5'], 'not closed'),
+    ([TINY, 'gin/runs/pretain.gin'], [], 'Did you mean gin/runs/pretrain.gin'),
+    ([PRETRAIN], [], r'MODEL is used and nowhere set.*gin/models'),
+  ],
+)
+def test_names_that_lead_nowhere(files, bindings, message):
+  with pytest.raises(gin_config.GinError, match=message):
+    gin_config.parse_gin(files, [*REQUIRED, *bindings])
+
+
+def test_unknown_names_inside_of_files(tmp_path):
+  head = 'from __gin__ import dynamic_registration\n'
+  for text, near in [
+    ('from training import lop\n', 'loop'),
+    ('from training import loop\nloop.trian.seed = 1\n', 'train'),
+    ('from training import loop\nloop.train.total_step = 1\n', 'total_steps'),
+  ]:
+    (tmp_path / 'own.gin').write_text(head + text)
+    with pytest.raises(gin_config.GinError, match=f'Did you mean {near}'):
+      gin_config.parse_gin([str(tmp_path / 'own.gin')])
+
+
+def test_a_use_that_a_binding_replaced_still_counts():
+  """Nothing could unset EVAL_STEPS, so a run without the evaluator must not trip over it."""
+  gin_config.parse_gin([TINY, PRETRAIN], [*REQUIRED, 'runs.HeldOutLoss.num_batches = 3'])
+
+
+def test_a_macro_that_only_an_unused_macro_uses_is_found():
+  with pytest.raises(gin_config.GinError, match='Nothing uses MY_STEPS'):
+    gin_config.parse_gin([TINY, PRETRAIN], [*REQUIRED, 'MY_STEPS = %TRAIN_STEPS'])
+
+
+def test_split_flags():
+  argv = ['train.py', '--gin_file=a.gin', '--gin.MODEL_DIR="x=y"', '--dry_run', '--gin.a.b.c=1']
+  bindings, others = gin_config.split_flags(argv)
+  assert bindings == ['MODEL_DIR="x=y"', 'a.b.c=1']
+  assert others == ['train.py', '--gin_file=a.gin', '--dry_run']
+  with pytest.raises(gin_config.GinError, match='--gin.MODEL_DIR=VALUE'):
+    gin_config.split_flags(['--gin.MODEL_DIR'])
+
+
+def test_nothing_to_run_is_said():
+  gin_config.parse_gin([])
+  with pytest.raises(gin_config.GinError, match='Add one of gin/runs'):
+    gin_config.run()
+
+
+def test_help_imports_nothing_heavy():
+  code = (
+    'import sys, runpy; sys.argv = ["train.py", "--help"]\n'
+    'try: runpy.run_path("train.py", run_name="__main__")\n'
+    'except SystemExit: pass\n'
+    'heavy = {"jax", "numpy", "tensorflow", "gin"} & set(sys.modules)\n'
+    'sys.exit(str(heavy) if heavy else 0)'
+  )
+  start = time.monotonic()
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert '--gin_file' in done.stdout
+  assert time.monotonic() - start < 20  # 0.3 s where nothing else runs.
+
+
+def test_a_mistyped_macro_ends_train_py_before_any_work(tmp_path):
+  flags = [f'--gin_file={TINY}', f'--gin_file={PRETRAIN}', '--gin.DATA_DIR="x"']
+  flags += [f'--gin.MODEL_DIR="{tmp_path / "model"}"', '--gin.BACH_SIZE=4']
+  done = subprocess.run(
+    [sys.executable, 'train.py', *flags], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 1
+  assert 'Nothing uses BACH_SIZE. Did you mean BATCH_SIZE?' in done.stderr
+  assert 'Traceback' not in done.stderr
+  assert not (tmp_path / 'model').exists()

@@ -1,0 +1,52 @@
+"""Batches of token examples through SeqIO. Importing this module imports no TensorFlow."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+
+class TokenFeed:
+  """Batches of a registered live music task; batch s holds examples [s B, (s + 1) B).
+
+  A batch is {'encoder_input_tokens': int32 [B, inputs_length], 'decoder_target_tokens': int32
+  [B, targets_length], 'index': int32 [B]}; 'index' counts the records of the split.
+  """
+
+  def __init__(
+    self,
+    task_name: str,
+    split: str,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    num_epochs: int | None = None,
+    host: int = 0,
+    num_hosts: int = 1,
+  ):
+    """Describes the stream; nothing is read yet.
+
+    Args:
+      task_name: of `tasks.registry.live_music_task` or `live_music_eval_task`.
+      split: such as 'train'.
+      batch_size: examples of a step over all hosts.
+      seed: of every draw.
+      num_epochs: None never ends.
+      host: of this process.
+      num_hosts: of the run.
+    """
+    self.task_name, self.split, self.batch_size = task_name, split, batch_size
+    self._options = dict(seed=seed, num_epochs=num_epochs, host=host, num_hosts=num_hosts)
+
+  def batches(self, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    """Batches `start`, `start + 1`, ... without reading those before."""
+    from tasks import stream
+
+    options = dict(self._options)
+    for batch in stream.token_batches(
+      self.task_name, self.split, self.batch_size, options.pop('seed'), start, **options
+    ):
+      yield {
+        'encoder_input_tokens': batch['encoder_input_tokens'],
+        'decoder_target_tokens': batch['decoder_target_tokens'],
+        'index': batch['index'].astype(np.int32),
+      }
