@@ -102,6 +102,20 @@ def curves(
     return _svg(figure, key)
 
 
+def learning_curve(streams: Mapping[str, Sequence[Sequence[float]]], key: str) -> str:
+  """Loss against step; `streams` gives the (step, loss) points of each."""
+  with matplotlib.rc_context(_STYLE):
+    figure, axes = plt.subplots(figsize=(3.5, 2.4))
+    for number, (name, points) in enumerate(streams.items()):
+      steps, losses = np.array(points, float).T
+      # Few points are marked, many are drawn as a line.
+      marker = MARKERS[number % len(MARKERS)] if len(steps) < 30 else None
+      axes.plot(steps, losses, color=COLOURS[number % len(COLOURS)], marker=marker, label=name)
+    axes.set(xlabel='step', ylabel='nats per token')
+    axes.legend(loc='best', fontsize=8)
+    return _svg(figure, key)
+
+
 def spectrogram(
   audio: np.ndarray, sample_rate: int, key: str, *, given_secs: float = 0, chunk_secs: float = 0
 ) -> str:

@@ -68,6 +68,7 @@ class Report:
     operative_config: gin text, or ''.
     token_losses: {'rows': [LevelTable.to_json()], 'anchors': [names], 'context_levels': n,
       'contexts': {'secs': [...], 'rows': {name: [coarse loss]}, 'anchors': {name: loss}}}.
+    learning_curves: {model: {stream: [[step, nats per token]]}} of models whose run is at hand.
     codec: {'depths': [{'name', 'levels', 'kbps', measure: [mean, low, high]}],
       'others': the same without levels, 'codebooks': {...} or None, 'num_tracks': n}.
     health: {'columns': [{'name', 'num_clips', 'figures': {name: mean}}]}.
@@ -86,6 +87,7 @@ class Report:
   protocol: list[list[str]] = dataclasses.field(default_factory=list)
   operative_config: str = ''
   token_losses: dict[str, Any] | None = None
+  learning_curves: dict[str, Any] = dataclasses.field(default_factory=dict)
   codec: dict[str, Any] | None = None
   health: dict[str, Any] | None = None
   adherence: dict[str, Any] | None = None
@@ -157,6 +159,7 @@ def render(report: Report, sounds: dict[str, bytes]) -> str:
     schema_version=SCHEMA_VERSION,
     tokens=_token_table(report.token_losses),
     token_plots=_token_plots(report.token_losses),
+    learning_plots=_learning_plots(report.learning_curves),
     codec_measures=CODEC_MEASURES,
     codec_plots=_codec_plots(report.codec),
     health_labels=signal_health.LABELS,
@@ -217,6 +220,14 @@ def _token_plots(losses: dict[str, Any] | None) -> list[markupsafe.Markup]:
       )
     )  # fmt: skip
   return [markupsafe.Markup(svg) for svg in drawn]
+
+
+def _learning_plots(curves: dict[str, Any]) -> list[tuple[str, markupsafe.Markup]]:
+  """(name of the model, picture) of each run."""
+  return [
+    (name, markupsafe.Markup(plots.learning_curve(streams, f'learning_{number}')))
+    for number, (name, streams) in enumerate(curves.items())
+  ]
 
 
 def _codec_plots(codec: dict[str, Any] | None) -> list[tuple[str, markupsafe.Markup]]:

@@ -8,6 +8,7 @@ signals beside their anchors; write. What cannot be measured is named in the rep
 import contextlib
 import dataclasses
 import datetime
+import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from evaluation import excerpts, identity, token_stage, verdicts
 from evaluation.codec_stage import describe_codebooks, measure_codec
+from evaluation.learning_curves import read_curves
 from evaluation.report import Report, write_report
 from inference import SamplingOptions
 from models.bundle import Bundle, check_tokens
@@ -106,6 +108,7 @@ def evaluate(
     report.protocol = _protocol(options, data)
   with stage('token losses'):
     report.token_losses = _token_losses(sources, data, spec, options)
+  report.learning_curves = _learning_curves(sources)
   with stage('codec'):
     held_out = data.read_audio(options.num_audio_tracks, options.num_audio_secs)
     report.skipped += data.problems
@@ -184,6 +187,16 @@ def _token_losses(
       seed=options.seed,
       on_batch=bar.update,
     )
+
+
+def _learning_curves(sources: Sequence[Source]) -> dict[str, Any]:
+  """Of sources that are a run, or a bundle inside the folder of one."""
+  folders = {source.name: source.model_dir for source in sources}
+  for source in sources:
+    if source.kind == 'bundle':
+      folders[source.name] = pathlib.Path(source.path).resolve().parent
+  curves = {name: read_curves(folder) for name, folder in folders.items() if folder}
+  return {name: streams for name, streams in curves.items() if streams}
 
 
 def _codec(

@@ -115,6 +115,7 @@ def report():
                        'bad': {'style masked': 6.1, "another track's context": 6.1}},
       },
     },
+    learning_curves={'tiny': {'train': [[1, 6.9], [2, 6.0]], 'training_eval/x': [[2, 6.3]]}},
     codec={
       'depths': [codec_row('4 levels', 5, 1, 4, 1.0), codec_row('64 levels', 2, 9, 64, 16.0)],
       'others': [codec_row('Opus at 16 kbit/s', 3, 8, None, 16.4),
