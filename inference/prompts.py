@@ -14,7 +14,11 @@ from typing import Any
 
 import numpy as np
 
-AUDIO_SUFFIXES = ('.wav', '.flac', '.mp3', '.ogg', '.opus', '.aif', '.aiff')
+# What soundfile decodes, and what a user may well try but it does not.
+AUDIO_SUFFIXES = (
+  '.wav', '.flac', '.mp3', '.ogg', '.oga', '.opus', '.aif', '.aiff', '.aifc', '.w64', '.caf',
+)  # fmt: skip
+UNSUPPORTED_SUFFIXES = ('.m4a', '.mp4', '.aac', '.wma')
 PRESET_PREFIX = 'preset:'
 _WEIGHTED = re.compile(r'^\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*:(.*)$', re.DOTALL)
 
@@ -40,7 +44,8 @@ def parse_prompt(text: str) -> Prompt:
   A text that itself begins with a number and a colon is written with a weight: '1:4:4 swing'.
 
   Raises:
-    PromptError: it is empty, its weight is negative, or its audio file does not exist.
+    PromptError: it is empty, its weight is negative, or its audio file does not exist or is of a
+      format that cannot be decoded.
   """
   match = _WEIGHTED.match(text)
   weight = float(match.group(1)) if match else 1.0
@@ -58,6 +63,10 @@ def parse_prompt(text: str) -> Prompt:
     if not pathlib.Path(content).is_file():
       raise PromptError(f'The prompt {text!r} names an audio file, and there is none at {content}.')
     return Prompt(content, 'audio', weight)
+  if content.lower().endswith(UNSUPPORTED_SUFFIXES):
+    raise PromptError(
+      f'The prompt {text!r} names a file that cannot be decoded here; convert it to WAV or FLAC.'
+    )
   return Prompt(content, 'text', weight)
 
 

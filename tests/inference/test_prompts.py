@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from inference import prompts
 from inference.prompts import (
   Prompt,
   PromptError,
@@ -53,11 +54,18 @@ def test_parse_audio(tmp_path):
     ('0.5:', 'empty'),
     ('-0.5:drums', 'cannot be subtracted'),
     ('0.3:nowhere/loop.wav', 'there is none at nowhere/loop.wav'),
+    ('song.m4a', 'convert it to WAV'),
   ],
 )
 def test_errors_say_why(text, reason):
   with pytest.raises(PromptError, match=reason):
     parse_prompt(text)
+
+
+def test_the_suffixes_are_those_that_the_corpus_is_read_by():
+  from preprocessing import audio
+
+  assert set(prompts.AUDIO_SUFFIXES) == set(audio.AUDIO_SUFFIXES)
 
 
 def test_all_zero_and_none_are_refused():
