@@ -1,0 +1,391 @@
+"""Preparing a corpus from end to end: manifest, tokens, splits, shards, metadata, statistics.
+
+`prepare_corpus` reads like the story of a run. Every stage leaves files and skips what it finds
+done, so that a run that was killed goes on, a second run does nothing, and a corpus that has grown
+costs only what is new.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import logging
+from tqdm import tqdm
+
+from preprocessing import features, manifest, parts, quality
+
+PARTS_DIR = 'parts'
+REJECTS_FILE = 'rejects.jsonl'
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareOptions:
+  """What to prepare, and how.
+
+  Attributes:
+    output_dir: where everything goes.
+    audio_dir: folder of audio files; or
+    manifest_path: a manifest made before, in place of a folder.
+    name: of the data set: lower-case letters, digits and _.
+    version: of the data set.
+    codec, style: models, by bundled name or path.
+    clips: cutting and levelling.
+    limits: quality checks.
+    validation_fraction, test_fraction: shares of the tracks.
+    min_held_out: tracks in each held-out split of a small catalog.
+    seed: of the splits and of the order of the records.
+    num_shards: of each split; None chooses by size.
+    beam_args: options of the Beam runner; () runs in this process.
+    source: what the manifest says where the files are from; '' takes the folder's name.
+  """
+
+  output_dir: str
+  audio_dir: str | None = None
+  manifest_path: str | None = None
+  name: str = 'corpus'
+  version: str = '1.0.0'
+  codec: str = 'tiny'
+  style: str = 'tiny'
+  clips: features.ClipOptions = features.ClipOptions()
+  limits: quality.QualityLimits = quality.QualityLimits()
+  validation_fraction: float = 0.1
+  test_fraction: float = 0.05
+  min_held_out: int = manifest.MIN_HELD_OUT_TRACKS
+  seed: int = 0
+  num_shards: int | None = None
+  beam_args: tuple[str, ...] = ()
+  source: str = ''
+
+  @property
+  def dataset_dir(self) -> pathlib.Path:
+    return pathlib.Path(self.output_dir).expanduser().absolute() / self.name / self.version
+
+  def check(self):
+    """Raises ValueError or FileNotFoundError for what would fail later."""
+    if (self.audio_dir is None) == (self.manifest_path is None):
+      raise ValueError('Give either audio_dir (a folder) or manifest (a file).')
+    if not re.fullmatch(r'[a-z][a-z0-9_]*', self.name):
+      raise ValueError(
+        f'name={self.name!r} is not made of lower-case letters, digits and _ (a letter first).'
+      )
+    if not re.fullmatch(r'\d+\.\d+\.\d+', self.version):
+      raise ValueError(f'version={self.version!r} is not of the form 1.0.0.')
+    if self.num_shards is not None and self.num_shards < 1:
+      raise ValueError(f'num_shards={self.num_shards} must be at least 1.')
+    if self.manifest_path is not None and not os.path.isfile(self.manifest_path):
+      raise FileNotFoundError(f'{self.manifest_path} is not a file.')
+    self.clips.check()
+    output = pathlib.Path(self.output_dir).expanduser()
+    if output.exists() and not output.is_dir():
+      raise ValueError(f'output_dir={self.output_dir} is a file.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """What a run made.
+
+  Attributes:
+    dataset_dir: folder of the shards, to be read by tasks and TFDS.
+    stats: content of its stats.json.
+    did_work: False where everything was there already.
+  """
+
+  dataset_dir: pathlib.Path
+  stats: dict[str, Any]
+  did_work: bool
+
+
+def prepare_corpus(options: PrepareOptions, load_models: Callable | None = None) -> Prepared:
+  """Turns a folder of audio into token records.
+
+  Args:
+    options: what and how.
+    load_models: (codec name, style name) -> models; None loads the project's own.
+
+  Returns:
+    Where the records are and their statistics.
+
+  Raises:
+    ValueError, FileNotFoundError: wrong options, no audio, or nothing usable in it.
+  """
+  from preprocessing import pipeline
+
+  # Check everything that can be checked before the long work.
+  options.check()
+  output = pathlib.Path(options.output_dir).expanduser().absolute()
+  if options.audio_dir is not None:
+    manifest.find_audio_files(options.audio_dir)
+  loader = load_models or pipeline.load_models
+  codec, style = pipeline.worker_models(loader, options.codec, options.style)
+  settings = parts.TokenSettings(
+    codec.content_hash, style.content_hash, options.clips, options.limits
+  )
+  output.mkdir(parents=True, exist_ok=True)
+
+  # Which files there are, and what their tags say.
+  tracks, rejects = _read_tracks(options, output)
+
+  # Quality checks and tokens, one work unit a track.
+  markers = _tokenize(tracks, settings, options, loader, output)
+
+  # Splits over what is left; then the order of the records.
+  good = [track for track in tracks if not markers[track.track_id].reason]
+  rejects += [
+    manifest.Reject(track.path, marker.reason, marker.detail)
+    for track in tracks
+    if (marker := markers[track.track_id]).reason
+  ]
+  _write_rejects(output / REJECTS_FILE, rejects)
+  if not good:
+    raise ValueError(_nothing_left(output, rejects))
+  good = manifest.assign_splits(
+    good,
+    validation_fraction=options.validation_fraction,
+    test_fraction=options.test_fraction,
+    min_held_out=options.min_held_out,
+    seed=options.seed,
+  )
+  manifest.write_manifest(output / manifest.MANIFEST_FILE, good)
+  clips = _order_clips(good, markers, settings, options.seed)
+
+  # Shards, metadata, statistics; the completion marker comes last.
+  stats = _statistics(good, markers, rejects, clips, settings, options)
+  did_work = _write_dataset(clips, stats, options, output)
+  return Prepared(options.dataset_dir, stats, did_work)
+
+
+def _read_tracks(options: PrepareOptions, output: pathlib.Path):
+  if options.manifest_path is not None:
+    return manifest.read_manifest(options.manifest_path), []
+  earlier = output / manifest.MANIFEST_FILE
+  known = manifest.read_manifest(earlier) if earlier.exists() else []
+  with tqdm(desc='reading tags', unit='file') as bar:
+    return manifest.build_manifest(
+      options.audio_dir, source=options.source, known=known, progress=bar.update
+    )
+
+
+def _tokenize(
+  tracks: Sequence[manifest.Track],
+  settings: parts.TokenSettings,
+  options: PrepareOptions,
+  loader: Callable,
+  output: pathlib.Path,
+) -> dict[str, parts.PartMarker]:
+  """Runs the tokenizer over all tracks; returns the outcome by track_id."""
+  from preprocessing import pipeline
+
+  parts_dir = str(output / PARTS_DIR)
+  units, secs = {}, {}
+  for track in tracks:
+    key = settings.key(track.sha256)
+    marker = parts.read_marker(parts_dir, key)
+    if marker is not None and marker.reason in ('failed', 'unreadable', 'changed'):
+      parts.remove_marker(parts_dir, key)
+    # The same content twice is one unit of work.
+    units[key] = pipeline.TrackUnit(key, track.path, track.sha256)
+    secs[key] = track.duration_secs
+  is_done = functools.partial(pipeline.track_is_done, parts_dir)
+  pending = sum(secs[key] for key, unit in units.items() if not is_done(unit))
+  work = pipeline.TokenizeTrack(parts_dir, settings, options.codec, options.style, loader)
+  with tqdm(
+    total=round(pending), desc='tokenizing', unit='s', disable=None if pending else True
+  ) as bar:
+    pipeline.run_units(
+      list(units.values()),
+      work,
+      is_done,
+      beam_args=options.beam_args or pipeline.DEFAULT_BEAM_ARGS,
+      progress=lambda unit: bar.update(round(secs[unit.key], 1)),
+    )
+  return {
+    track.track_id: parts.read_marker(parts_dir, settings.key(track.sha256)) for track in tracks
+  }
+
+
+def _order_clips(
+  tracks: Sequence[manifest.Track],
+  markers: dict[str, parts.PartMarker],
+  settings: parts.TokenSettings,
+  seed: int,
+) -> dict[str, list]:
+  """The clips of each split, shuffled by a hash of (seed, track, clip)."""
+  from preprocessing import pipeline
+
+  by_split = collections.defaultdict(list)
+  for track in tracks:
+    for number in range(len(markers[track.track_id].clip_starts)):
+      name = f'{seed}/{track.track_id}/{number}'
+      rank = hashlib.sha256(name.encode()).hexdigest()
+      by_split[track.split].append((rank, number, track))
+  ordered = {}
+  for split in manifest.SPLITS:
+    if by_split[split]:
+      ordered[split] = [
+        pipeline.ShardClip(
+          settings.key(track.sha256), number, index, track.track_id, track.caption, track.licence
+        )
+        for index, (_, number, track) in enumerate(
+          sorted(by_split[split], key=lambda item: item[:2])
+        )
+      ]
+  return ordered
+
+
+def _write_dataset(
+  clips: dict[str, list], stats: dict[str, Any], options: PrepareOptions, output: pathlib.Path
+) -> bool:
+  """Writes shards and metadata beside the final folder, then puts them in place.
+
+  Returns:
+    False where the folder holds exactly this data set already.
+  """
+  from preprocessing import pipeline
+
+  final = options.dataset_dir
+  if _completed_fingerprint(final) == stats['fingerprint']:
+    return False
+  from preprocessing import records
+
+  building = final.with_name(f'.{final.name}.{stats["fingerprint"][:12]}')
+  building.mkdir(parents=True, exist_ok=True)
+  units, lengths = [], {}
+  for split, members in clips.items():
+    count = options.num_shards or records.num_shards_for(len(members))
+    lengths[split] = [len(members[shard::count]) for shard in range(count)]
+    units += [
+      pipeline.ShardUnit(
+        str(building / records.shard_name(options.name, split, shard, count)),
+        tuple(members[shard::count]),
+      )
+      for shard in range(count)
+    ]
+  with tqdm(total=len(units), desc='writing records', unit='shard') as bar:
+    pipeline.run_units(
+      units,
+      pipeline.WriteShard(str(output / PARTS_DIR)),
+      pipeline.shard_is_done,
+      beam_args=options.beam_args or pipeline.DEFAULT_BEAM_ARGS,
+      progress=lambda unit: bar.update(1),
+    )
+  for unit in units:
+    found = records.count_records(unit.path)
+    if found != len(unit.clips):
+      raise RuntimeError(
+        f'{unit.path} has {found} records, the manifest gives {len(unit.clips)}. '
+        f'Delete {building} and run again.'
+      )
+  records.write_metadata(building, options.name, options.version, lengths, stats['about'])
+  manifest_copy = building / manifest.MANIFEST_FILE
+  shutil.copyfile(output / manifest.MANIFEST_FILE, manifest_copy)
+  records.write_json(building / records.STATS_FILE, stats)
+  records.write_json(building / records.COMPLETION_MARKER, {'fingerprint': stats['fingerprint']})
+  _put_in_place(building, final)
+  return True
+
+
+def _put_in_place(building: pathlib.Path, final: pathlib.Path):
+  if final.exists():
+    old = final.with_name(f'.{final.name}.old')
+    shutil.rmtree(old, ignore_errors=True)
+    final.rename(old)
+    building.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+  else:
+    building.rename(final)
+
+
+def _completed_fingerprint(folder: pathlib.Path) -> str | None:
+  try:
+    return json.loads((folder / 'COMPLETED').read_text())['fingerprint']
+  except (FileNotFoundError, json.JSONDecodeError, KeyError):
+    return None
+
+
+def _statistics(
+  tracks: Sequence[manifest.Track],
+  markers: dict[str, parts.PartMarker],
+  rejects: Sequence[manifest.Reject],
+  clips: dict[str, list],
+  settings: parts.TokenSettings,
+  options: PrepareOptions,
+) -> dict[str, Any]:
+  """What stats.json says; `fingerprint` identifies the records to the last bit."""
+  seconds: dict[str, float] = collections.Counter()
+  counts = collections.Counter(track.split for track in tracks)
+  for track in tracks:
+    seconds[track.split] += markers[track.track_id].duration_secs
+  listing = [
+    [split, *dataclasses.astuple(clip)] for split, members in clips.items() for clip in members
+  ]
+  identity = [listing, options.name, options.version, options.num_shards]
+  hours = sum(seconds.values()) / 3600
+  return {
+    'name': options.name,
+    'version': options.version,
+    'about': (
+      f'{sum(map(len, clips.values()))} clips of {len(tracks)} tracks, {hours:.3f} hours: '
+      'codec and style tokens for live music models.'
+    ),
+    'hours': hours,
+    'splits': {
+      split: {'tracks': counts[split], 'records': len(members), 'hours': seconds[split] / 3600}
+      for split, members in clips.items()
+    },
+    'rejects': dict(collections.Counter(reject.reason for reject in rejects)),
+    'genres': dict(collections.Counter(track.genre for track in tracks)),
+    'licences': dict(collections.Counter(track.licence for track in tracks)),
+    'true_mono_tracks': sum(markers[track.track_id].true_mono for track in tracks),
+    'codec': options.codec,
+    'codec_hash': settings.codec_hash,
+    'style': options.style,
+    'style_hash': settings.style_hash,
+    'clips': dataclasses.asdict(settings.clips),
+    'limits': dataclasses.asdict(settings.limits),
+    'seed': options.seed,
+    'fingerprint': hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+  }
+
+
+def _write_rejects(path: pathlib.Path, rejects: Sequence[manifest.Reject]):
+  with parts.atomic_file(path) as file:
+    for reject in sorted(rejects, key=lambda reject: reject.path):
+      line = json.dumps(dataclasses.asdict(reject), ensure_ascii=False)
+      file.write(line.encode('utf-8', 'backslashreplace') + b'\n')
+  if rejects:
+    logging.warning('%d files set aside: %s', len(rejects), path)
+
+
+def _nothing_left(output: pathlib.Path, rejects: Sequence[manifest.Reject]) -> str:
+  reasons = collections.Counter(reject.reason for reject in rejects)
+  told = '; '.join(
+    f'{count} {reason} ({quality.REASONS[reason]})' for reason, count in reasons.most_common()
+  )
+  return (
+    f'No usable track is left of {len(rejects)} files: {told}. First: {rejects[0].path}: '
+    f'{rejects[0].detail}. All are listed in {output / REJECTS_FILE}.'
+  )
+
+
+def summary(prepared: Prepared, elapsed_secs: float) -> str:
+  """A few lines for the end of a run."""
+  stats = prepared.stats
+  lines = [f'{prepared.dataset_dir}: {stats["about"]}']
+  for split, facts in stats['splits'].items():
+    lines.append(
+      f'  {split:<11}{facts["tracks"]:>7} tracks {facts["records"]:>8} clips '
+      f'{facts["hours"] * 60:>10.1f} minutes'
+    )
+  for reason, count in sorted(stats['rejects'].items()):
+    lines.append(f'  set aside: {count} {reason} ({quality.REASONS[reason]})')
+  done = 'Done' if prepared.did_work else 'Nothing to do'
+  lines.append(f'{done} in {elapsed_secs:.1f} s.')
+  return '\n'.join(lines)
