@@ -5,8 +5,8 @@
     card.json             what it was trained on, licences, figures
     presets.safetensors   style embeddings by name (optional)
 
-Tokens mean nothing without the codec and the style model that made them, so a bundle names both with
-their hashes, and `check_tokens` refuses others.
+Tokens mean nothing without the codec and the style model that made them, so a bundle names both
+with their hashes, and `check_tokens` refuses others.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ class Bundle:
   card: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    if self.model.spec != self.spec:
+    if self.model.spec.to_dict() != self.spec.to_dict():
       raise ValueError('The bundle and its model disagree about the token layout.')
 
 

@@ -1,7 +1,7 @@
 """Autoregressive decoding of one chunk: 50 temporal steps, each with 16 depth steps, one program.
 
-Every step consumes the token before it. The temporal stack runs once a frame on the mean embedding of
-the previous frame's tokens and keeps a cache over frames; the depth stack keeps a cache over the
+Every step consumes the token before it. The temporal stack runs once a frame on the mean embedding
+of the previous frame's tokens and keeps a cache over frames; the depth stack keeps a cache over the
 levels of the frame. Cross-attention keys and values are computed once per chunk.
 """
 
@@ -87,8 +87,7 @@ def decode_chunk(
   temporal = _fused_layers(params['temporal']['layers'], config.num_temporal_layers, dtype)
   depth = _fused_layers(params['depth']['layers'], config.num_depth_layers, dtype)
   memory = [
-    layers.keys_and_values(p['cross_attention'], encoded, config.num_heads, dtype)
-    for p in temporal
+    layers.keys_and_values(p['cross_attention'], encoded, config.num_heads, dtype) for p in temporal
   ]
   memory_bias = layers.mask_bias((encoder_tokens != spec.pad_id)[:, None, None, :], dtype)
   frame_bias = _causal_bias(
@@ -98,9 +97,7 @@ def decode_chunk(
   table = params['embedding'].astype(dtype)
   head = params['logits']
   head = objective.level_kernels(head, spec) if options.by_level else head
-  choose = sampling.make_sampler(
-    head, rng, temperature, top_k, guidance_weight, spec, options, num_rows
-  )
+  choose = sampling.make_sampler(head, temperature, top_k, guidance_weight, spec, options)
 
   def depth_step(carry: tuple, level: jax.Array):
     rows, x, caches, noise = carry
@@ -147,9 +144,7 @@ def decode_chunk(
   return jnp.moveaxis(ids, -1, 0), rows.score
 
 
-def _causal_bias(
-  stack: Params, length: int, max_distance: int, dtype: jnp.dtype
-) -> jax.Array:
+def _causal_bias(stack: Params, length: int, max_distance: int, dtype: jnp.dtype) -> jax.Array:
   """Relative bias plus causal mask [H, length, length]; row i hides what is not written yet."""
   bias = layers.relative_bias(stack['relative_bias'].astype(dtype), length, max_distance)
   return bias + layers.mask_bias(jnp.tri(length, dtype=bool), dtype)

@@ -1,7 +1,7 @@
 """The building blocks of every stack: norm, attention, gated MLP, dropout, positions.
 
-All are pure functions. Activations are [..., length, embed_dim]; leading axes are batch axes, so the
-depth stack runs on [B, frames, levels, D] as it stands.
+All are pure functions. Activations are [..., length, embed_dim]; leading axes are batch axes, so
+the depth stack runs on [B, frames, levels, D] as it stands.
 """
 
 import functools
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 NORM_EPSILON = 1e-6
-# Added to the logits of forbidden pairs. Large enough to swallow the logits themselves, so that a row
-# in which everything is forbidden attends uniformly and stays finite.
+# Added to the logits of forbidden pairs. Large enough to swallow the logits themselves, so that a
+# row in which everything is forbidden attends uniformly and stays finite.
 MASKED = -1e10
 
 
@@ -68,9 +68,7 @@ def drop_values(values: jax.Array, rate: float, rng: jax.Array | None) -> jax.Ar
   return jnp.where(keep, values / jnp.asarray(1.0 - rate, values.dtype), 0)
 
 
-def attend(
-  queries: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array
-) -> jax.Array:
+def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array) -> jax.Array:
   """Softmax attention without 1/sqrt(K).
 
   Args:

