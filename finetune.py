@@ -1,0 +1,52 @@
+"""Tunes a live music model on your catalog: `python finetune.py --catalog=DIR --output_dir=OUT`.
+
+Prepares the folder, holds some tracks out, trains, and keeps the step with the lowest held-out loss
+as a bundle that generate.py plays. Given again, the command goes on where it stopped.
+"""
+
+import sys
+
+from absl import app, flags
+
+_CATALOG = flags.DEFINE_string(
+  'catalog', None, 'Folder of audio files, or one that prepare.py wrote.', required=True
+)
+_OUTPUT_DIR = flags.DEFINE_string('output_dir', None, 'Where to write.', required=True)
+_BASE = flags.DEFINE_string(
+  'base', 'tiny', "A bundled model's name, a bundle's folder, or a training run's MODEL_DIR."
+)
+_STEPS = flags.DEFINE_integer('steps', None, 'Updates. Default: that of gin/runs/finetune.gin.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'Examples per update.')
+_LEARNING_RATE = flags.DEFINE_float(
+  'learning_rate', None, "Adafactor's rate, relative to the size of each parameter."
+)
+_MINUTES = flags.DEFINE_float('minutes', None, 'Stop training after so many minutes.')
+_SEED = flags.DEFINE_integer('seed', 42, 'Of crops and dropout.')
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'Unknown argument {argv[1]!r}.')
+  from pipelines.finetune import finetune
+
+  try:
+    result = finetune(
+      _CATALOG.value,
+      _OUTPUT_DIR.value,
+      base=_BASE.value,
+      total_steps=_STEPS.value,
+      batch_size=_BATCH_SIZE.value,
+      learning_rate=_LEARNING_RATE.value,
+      time_budget_secs=None if _MINUTES.value is None else 60 * _MINUTES.value,
+      seed=_SEED.value,
+    )
+  except (ValueError, FileNotFoundError) as error:
+    sys.exit(f'finetune.py: {error}')
+  print(
+    f'{result.bundle_dir}: step {result.best_step}, held-out loss {result.base_loss:.4f} -> '
+    f'{result.best_loss:.4f} nats per token.'
+  )
+
+
+if __name__ == '__main__':
+  app.run(main)
