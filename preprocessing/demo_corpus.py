@@ -5,6 +5,7 @@ every work what a listener would have to estimate: caption, tempo, key and instr
 Everything is made from (style, seed), so corpora of any size need no licence and no download.
 """
 
+import argparse
 import dataclasses
 import json
 import os
@@ -300,3 +301,34 @@ def _write_tags(path: pathlib.Path, work: Work, track_number: int) -> None:
       'tracknumber': str(track_number),
     })  # fmt: skip
   file.save()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """`python -m preprocessing.demo_corpus --output_dir=DIR`: writes a corpus."""
+  parser = argparse.ArgumentParser(description='Composes, renders and writes a demo corpus.')
+  parser.add_argument('--output_dir', required=True)
+  parser.add_argument('--num_works', type=int, default=18)
+  parser.add_argument('--secs_per_work', type=float, default=30.0)
+  parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument('--styles', nargs='+', help=f'of {", ".join(STYLES)}')
+  parser.add_argument('--formats', nargs='+', default=FORMATS, help=f'of {", ".join(FORMATS)}')
+  parser.add_argument('--renderer', default='builtin', help='builtin or fluidsynth')
+  args = parser.parse_args(argv)
+  try:
+    works = write_corpus(
+      args.output_dir,
+      num_works=args.num_works,
+      secs_per_work=args.secs_per_work,
+      seed=args.seed,
+      styles=args.styles,
+      renderer=args.renderer,
+      formats=args.formats,
+    )
+  except (ValueError, FileNotFoundError) as error:
+    parser.error(str(error))
+  minutes = sum(work.duration_secs for work in works) / 60
+  print(f'{args.output_dir}: {len(works)} works, {minutes:.1f} minutes.')
+
+
+if __name__ == '__main__':
+  main()
