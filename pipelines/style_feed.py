@@ -1,6 +1,8 @@
 """Feeds the style model's training with 10 s crops and caption variants."""
 
+import dataclasses
 import functools
+import pathlib
 from collections.abc import Sequence
 
 import jax
@@ -10,11 +12,64 @@ from models.musiccoca import frontend
 from models.musiccoca.config import MusicCoCaConfig
 from models.musiccoca.vocabulary import TextVocabulary, train_vocabulary
 from models.spec import LiveMusicSpec
-from pipelines.audio_feed import Clip
 from preprocessing.audio import read_audio
-from preprocessing.captions import caption_variant, whole_caption
+from preprocessing.captions import CaptionFacts, caption_variant, whole_caption
+from preprocessing.composer_styles import style_named
+from preprocessing.demo_corpus import CORPUS_FILE, read_corpus
+from preprocessing.manifest import MANIFEST_FILE, read_manifest
 
 _BLOCK_FRAMES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class StyleTrack:
+  """An audio file and what is known of it."""
+
+  path: str
+  facts: CaptionFacts
+
+
+def style_tracks(source: str | pathlib.Path, split: str | None = 'train') -> list[StyleTrack]:
+  """The tracks of which something is known: caption, genre or tags.
+
+  Args:
+    source: a manifest.jsonl, a folder that holds one (prepare.py writes it), or a demo corpus.
+    split: of a manifest; None for all. A demo corpus has no splits.
+
+  Raises:
+    FileNotFoundError: `source` has neither manifest.jsonl nor corpus.json.
+    ValueError: nothing is known of any track of the split.
+  """
+  source = pathlib.Path(source)
+  manifest = source / MANIFEST_FILE if source.is_dir() else source
+  if manifest.is_file():
+    tracks = [
+      StyleTrack(
+        track.path,
+        CaptionFacts(track.caption, (track.genre,) if track.genre else (), tuple(track.tags)),
+      )
+      for track in read_manifest(manifest)
+      if split in (None, track.split)
+    ]
+  elif (source / CORPUS_FILE).is_file():
+    tracks = [
+      StyleTrack(
+        str(source / work.path),
+        CaptionFacts(
+          work.caption, (style_named(work.style).label,), work.instruments, work.bpm, work.key
+        ),
+      )
+      for work in read_corpus(source)
+    ]
+  else:
+    raise FileNotFoundError(
+      f'{source} has neither {MANIFEST_FILE} nor {CORPUS_FILE}: make the first with prepare.py.'
+    )
+  tracks = [track for track in tracks if not track.facts.is_empty]
+  if not tracks:
+    where = f'split {split!r} of {source}' if manifest.is_file() else str(source)
+    raise ValueError(f'No track of {where} has a caption, a genre or tags to learn from.')
+  return tracks
 
 
 class StyleFeed:
@@ -27,7 +82,7 @@ class StyleFeed:
 
   def __init__(
     self,
-    tracks: Sequence[Clip],
+    tracks: Sequence[StyleTrack],
     vocabulary: TextVocabulary,
     config: MusicCoCaConfig,
     *,
@@ -41,7 +96,7 @@ class StyleFeed:
     """Sets up the feed; reads no audio yet.
 
     Args:
-      tracks: what to train on, as `audio_feed.find_clips` gives it.
+      tracks: what to train on, such as `style_tracks` gives.
       vocabulary: of the text tower.
       config: of the front end.
       batch_size: clips per batch.
@@ -139,7 +194,7 @@ def _block_log_mel(samples: jax.Array, config: MusicCoCaConfig, sample_rate: int
 
 
 def caption_vocabulary(
-  tracks: Sequence[Clip], config: MusicCoCaConfig, *, seed: int, variants: int = 8
+  tracks: Sequence[StyleTrack], config: MusicCoCaConfig, *, seed: int, variants: int = 8
 ) -> TextVocabulary:
   """A SentencePiece vocabulary of the tracks' captions and variants of them."""
   texts = []

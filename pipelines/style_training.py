@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -12,13 +12,12 @@ from tqdm import tqdm
 
 from evaluation.retrieval import retrieval_scores, token_agreement
 from models.musiccoca import MusicCoCa, MusicCoCaConfig, towers
-from models.musiccoca.quantizer import StyleQuantizer, fit_quantizer, float16_values
+from models.musiccoca.quantizer import fit_quantizer, float16_values
 from models.musiccoca.training import StyleRecipe, StyleTrainable
 from models.musiccoca.vocabulary import TextVocabulary
 from models.spec import LiveMusicSpec
 from pipelines import runs
-from pipelines.audio_feed import Clip, find_clips
-from pipelines.style_feed import StyleFeed, caption_vocabulary
+from pipelines.style_feed import StyleFeed, StyleTrack, caption_vocabulary, style_tracks
 from preprocessing.captions import caption_variant, whole_caption
 from training.state import TrainState
 
@@ -71,13 +70,15 @@ def train_style(
   text_length: int | None = None,
   seed: int = 42,
   card: dict[str, Any] | None = None,
+  dry_run: bool = False,
+  on_start: Callable[[], Any] | None = None,
   **run_options: Any,
 ) -> TrainState | None:
   """Trains a style model and writes `model_dir`/style.safetensors once all steps are made.
 
   Args:
     model_dir: checkpoints, metrics, vocabulary and weights go here; a run started again resumes.
-    data_dir: a prepared folder, a demo corpus or a manifest; see `audio_feed.find_clips`.
+    data_dir: a prepared folder, a demo corpus or a manifest; see `style_feed.style_tracks`.
     config: sizes.
     batch_size: (audio, caption) pairs per step, all of which are each other's negatives.
     recipe: the loss.
@@ -87,12 +88,14 @@ def train_style(
     text_length: ids per text in training; longer captions are cut. None for all.
     seed: of weights, order, crops, captions.
     card: saved with the weights, beside the recipe and the figures.
+    dry_run: print the model and the first example, and train nothing.
+    on_start: called when everything is built.
     **run_options: optimizer, total_steps and the rest of `runs.train`.
   """
   recipe, quantizer = recipe or StyleRecipe(), quantizer or QuantizerRecipe()
   spec = LiveMusicSpec()
-  tracks = _captioned(find_clips(data_dir))
-  vocabulary = _vocabulary(pathlib.Path(model_dir), tracks, config, seed)
+  tracks = style_tracks(data_dir)
+  vocabulary = _vocabulary(pathlib.Path(model_dir), tracks, config, seed, write=not dry_run)
   # SentencePiece may give fewer pieces than asked for.
   config = dataclasses.replace(config, vocab_size=len(vocabulary))
   feed = StyleFeed(
@@ -112,25 +115,24 @@ def train_style(
     seed=seed,
     evaluators=[Retrieval(held_out)] if held_out else [],
     finish=finish,
+    dry_run=dry_run,
+    on_start=on_start,
     **run_options,
   )
 
 
-def _captioned(tracks: Sequence[Clip]) -> list[Clip]:
-  return [track for track in tracks if not track.facts.is_empty]
-
-
 def _held_out_feed(held_out_dir: str | None, data_dir: str, feed: StyleFeed) -> StyleFeed | None:
-  """The held-out tracks behind the same front end and vocabulary, or None."""
-  try:
-    tracks = find_clips(held_out_dir or data_dir, None if held_out_dir else 'validation')
-  except FileNotFoundError:
-    if held_out_dir:
-      raise
+  """Held-out tracks behind the same front end and vocabulary; None where there are none."""
+  if held_out_dir:
+    tracks = style_tracks(held_out_dir, None)
+  else:
+    known = {track.path for track in feed.tracks}
+    try:
+      tracks = [t for t in style_tracks(data_dir, 'validation') if t.path not in known]
+    except ValueError:
+      tracks = []
+  if not tracks:
     return None
-  tracks = _captioned(tracks)
-  if not held_out_dir and {track.path for track in tracks} & {t.path for t in feed.tracks}:
-    return None  # A folder without splits.
   return StyleFeed(
     tracks, feed.vocabulary, feed.config, batch_size=1, seed=feed.seed, spec=feed.spec
   )
@@ -150,7 +152,17 @@ def finish_style_model(
     name: jax.tree.map(lambda x: float16_values(np.asarray(x)), params[name])
     for name in ('audio', 'text')
   }
-  fitted = fit_style_tokens(params, feed, recipe)
+  audio, text = _training_embeddings(params, feed, recipe)
+  params['text'], text = close_modality_gap(params['text'], audio, text)
+  spec = feed.spec
+  fitted = fit_quantizer(
+    np.concatenate([audio, text]),
+    spec.style_rvq_levels,
+    spec.codebook_size,
+    rank=recipe.rank,
+    seed=recipe.seed,
+    active_codes=recipe.active_codes,
+  )
   card = {
     **(card or {}),
     'training_tracks': len(feed.tracks),
@@ -171,27 +183,41 @@ def finish_style_model(
   return model
 
 
-def fit_style_tokens(
+def _training_embeddings(
   params: dict[str, Any], feed: StyleFeed, recipe: QuantizerRecipe
-) -> StyleQuantizer:
-  """Residual codebooks over audio windows and caption variants of the feed's tracks."""
+) -> tuple[np.ndarray, np.ndarray]:
+  """Embeddings of audio windows and of caption variants of the feed's tracks."""
   clips, texts = [], []
-  for index, track in enumerate(tqdm(feed.tracks, desc='style tokens: audio', unit='track')):
+  for index, track in enumerate(tqdm(feed.tracks, desc='style tokens', unit='track')):
     clips.extend(_even_windows(feed, index, recipe.windows_per_track))
     rng = np.random.default_rng([recipe.seed, index])
     texts.append(whole_caption(track.facts))
     texts.extend(caption_variant(track.facts, rng) for _ in range(recipe.texts_per_track))
   audio = embed_log_mels(params, np.stack(clips), feed.config)
-  text = embed_texts(params, texts, feed.vocabulary, feed.config)
-  spec = feed.spec
-  return fit_quantizer(
-    np.concatenate([audio, text]),
-    spec.style_rvq_levels,
-    spec.codebook_size,
-    rank=recipe.rank,
-    seed=recipe.seed,
-    active_codes=recipe.active_codes,
-  )
+  return audio, embed_texts(params, texts, feed.vocabulary, feed.config)
+
+
+def close_modality_gap(
+  text_params: dict[str, Any], audio: np.ndarray, text: np.ndarray
+) -> tuple[dict[str, Any], np.ndarray]:
+  """Moves all text embeddings so that their mean is that of the audio.
+
+  A contrastive loss leaves the two clouds apart (arXiv 2203.02053), and then a text's tokens are
+  not those of the music it describes. The shift goes into the bias of the text pooler's last norm.
+
+  Args:
+    text_params: of the text tower.
+    audio: [N, style_dim] training embeddings.
+    text: [M, style_dim] likewise.
+
+  Returns:
+    (text_params, text) after the shift.
+  """
+  pooler = text_params['pooler']
+  bias = float16_values(pooler['norm']['bias'] + audio.mean(0) - text.mean(0))
+  text = text + (bias - pooler['norm']['bias'])
+  norm = {**pooler['norm'], 'bias': bias}
+  return {**text_params, 'pooler': {**pooler, 'norm': norm}}, text
 
 
 def style_figures(model: MusicCoCa, audio: np.ndarray, text: np.ndarray) -> dict[str, float]:
@@ -264,13 +290,19 @@ def _even_windows(feed: StyleFeed, index: int, count: int) -> np.ndarray:
 
 
 def _vocabulary(
-  model_dir: pathlib.Path, tracks: Sequence[Clip], config: MusicCoCaConfig, seed: int
+  model_dir: pathlib.Path,
+  tracks: Sequence[StyleTrack],
+  config: MusicCoCaConfig,
+  seed: int,
+  *,
+  write: bool,
 ) -> TextVocabulary:
-  """The run's vocabulary: read from `model_dir`, or trained and written there."""
+  """The run's vocabulary: read from `model_dir`, or trained and, if asked, written there."""
   path = model_dir / VOCABULARY_FILE
   if path.is_file():
     return TextVocabulary(path.read_bytes(), config.max_text_length)
   vocabulary = caption_vocabulary(tracks, config, seed=seed)
-  model_dir.mkdir(parents=True, exist_ok=True)
-  path.write_bytes(vocabulary.model)
+  if write:
+    model_dir.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(vocabulary.model)
   return vocabulary
