@@ -119,7 +119,8 @@ def run(all_stages: list[Stage], record_path: pathlib.Path) -> dict[str, float]:
     seconds[stage.name] = time.monotonic() - start
     if status or not pathlib.Path(stage.output).exists():
       sys.exit(
-        f'The stage "{stage.name}" stopped with exit status {status}. `make demo` goes on from here.'
+        f'The stage "{stage.name}" stopped with exit status {status}. Given again, the command '
+        'goes on from here.'
       )
     done[stage.name] = {'command': list(stage.command), 'seconds': round(seconds[stage.name], 1)}
     partial = record_path.with_suffix('.partial')
@@ -147,7 +148,7 @@ def main(argv: list[str] | None = None):
   try:
     seconds = run(plan, output_dir / 'stages.json')
   except KeyboardInterrupt:
-    sys.exit('\nInterrupted; `make demo` goes on from here.')
+    sys.exit('\nInterrupted; given again, the command goes on from here.')
   print(f'\n{_summary(plan, seconds)}\n')
   print(f'Report          {output_dir}/report/report.html')
   print(f'Before tuning   {output_dir}/before_tuning.wav')

@@ -1,7 +1,7 @@
-"""A folder of music and a base model -> a tuned model, ready to play: prepare, train, keep the best.
+"""A folder of music and a base model -> a tuned model, ready to play.
 
-The catalog is tokenized with the codec and style model of the base, some of its tracks are held out,
-and the base is trained on the rest by `gin/runs/finetune.gin`. Whenever the held-out loss is
+The catalog is tokenized with the codec and style model of the base, some of its tracks are held
+out, and the base is trained on the rest by `gin/runs/finetune.gin`. Whenever the held-out loss is
 evaluated and is the lowest so far, the model is written as a bundle; the base itself is the first
 candidate, so the bundle is never worse than the base on the held-out tracks. Each stage can be
 interrupted and goes on when the command is given again.
@@ -130,7 +130,8 @@ class BestBundle:
       metrics = dict(self._held_out(state))
       self._progress = {'base': self._source.path, 'base_metrics': metrics}
       self._keep(state, metrics)
-    print(f'Held-out loss of the base: {self._loss("base_metrics"):.4f} nats per token.', flush=True)
+    base_loss = self._loss('base_metrics')
+    print(f'Held-out loss of the base: {base_loss:.4f} nats per token.', flush=True)
 
   def __call__(self, state: TrainState) -> Iterable[tuple[str, float]]:
     """The held-out metrics; writes the bundle if this is the best step."""
