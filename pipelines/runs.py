@@ -241,9 +241,13 @@ def token_identity(data_dir: str) -> dict[str, str]:
   """Names and hashes of the codec and the style model that made the tokens in `data_dir`."""
   from tasks.source import find_token_folder
 
-  metadata = json.loads((find_token_folder(data_dir) / 'metadata.json').read_text())
-  names = ('codec_name', 'codec_hash', 'style_name', 'style_hash')
-  return {name: metadata[name] for name in names}
+  stats = json.loads((find_token_folder(data_dir) / 'stats.json').read_text(encoding='utf-8'))
+  return {
+    'codec_name': stats['codec'],
+    'codec_hash': stats['codec_hash'],
+    'style_name': stats['style'],
+    'style_hash': stats['style_hash'],
+  }
 
 
 def held_out_token_feed(
