@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # One seed for each set, far apart, so that no work of one set is a work of another.
 CORPUS_SEED = 11_000
 CATALOG_SEED = 12_000
-PROMPT = 'slow celtic harp'
+PROMPT = 'ritual gamelan with gongs'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def stages(output_dir: pathlib.Path, unseen_style: str, prompt: str) -> list[Sta
     Stage(
       'catalog', f'Compose a catalog of 3 minutes in a style not heard before: {unseen_style}', 15,
       (*compose, f'--output_dir={catalog}', '--num_works=6', '--secs_per_work=30',
-       f'--seed={CATALOG_SEED}', f'--styles={unseen_style}'),
+       f'--seed={CATALOG_SEED}', '--styles', unseen_style),
       f'{catalog}/corpus.json',
     ),
     Stage(
@@ -139,7 +139,7 @@ def _summary(all_stages: list[Stage], seconds: dict[str, float]) -> str:
 def main(argv: list[str] | None = None):
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--output_dir', type=pathlib.Path, default=pathlib.Path('demo'))
-  parser.add_argument('--style', default='celtic harp', help='the unseen style of the catalog')
+  parser.add_argument('--style', default='gamelan', help='the unseen style of the catalog')
   parser.add_argument('--prompt', default=PROMPT, help='text for the two WAV files')
   args = parser.parse_args(argv)
   output_dir = args.output_dir.resolve()
