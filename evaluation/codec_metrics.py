@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 
 import numpy as np
+import scipy.special
 import soundfile
 
 from evaluation import spectra
@@ -100,22 +101,21 @@ def reconstruction_metrics(
   }
 
 
-def codebook_use(codes: np.ndarray, codebook_size: int) -> dict[str, np.ndarray]:
-  """How evenly codes [frames, levels] use each level's codebook.
+def codebook_use(counts: np.ndarray) -> dict[str, np.ndarray]:
+  """How evenly each level's codebook is used, from code counts [levels, codebook_size].
 
   Returns:
     'entropy_bits' [levels]: of the code histogram; 'perplexity' [levels] = 2 ** entropy;
-    'used_share' [levels]: codes seen at least once over `codebook_size`. A short recording cannot
-    use every code: with N frames no share exceeds N / codebook_size.
+    'used_share' [levels]: codes seen at least once. A short recording cannot use every code: with N
+    frames no share exceeds N / codebook_size.
   """
-  entropy, used = [], []
-  for level in np.asarray(codes).T:
-    counts = np.bincount(level, minlength=codebook_size)
-    p = counts[counts > 0] / len(level)
-    entropy.append(-np.sum(p * np.log2(p)))
-    used.append(np.count_nonzero(counts) / codebook_size)
-  entropy = np.array(entropy)
-  return {'entropy_bits': entropy, 'perplexity': 2**entropy, 'used_share': np.array(used)}
+  p = counts / counts.sum(1, keepdims=True)
+  entropy = scipy.special.entr(p).sum(1) / np.log(2)
+  return {
+    'entropy_bits': entropy,
+    'perplexity': 2**entropy,
+    'used_share': np.count_nonzero(counts, axis=1) / counts.shape[1],
+  }
 
 
 def opus_round_trip(audio: np.ndarray, sample_rate: int, kbps: float) -> tuple[np.ndarray, float]:

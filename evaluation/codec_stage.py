@@ -80,15 +80,15 @@ def measure_codec(
   )
 
 
-def describe_codebooks(codes: np.ndarray, spec: LiveMusicSpec) -> dict[str, float]:
-  """Use of the codebooks by codes [frames, levels], in a few figures."""
-  use = codec_metrics.codebook_use(codes, spec.codebook_size)
+def describe_codebooks(counts: np.ndarray) -> dict[str, float]:
+  """Use of the codebooks in a few figures, from code counts [levels, codebook_size]."""
+  use = codec_metrics.codebook_use(counts)
   return {
-    'num_frames': len(codes),
+    'num_frames': int(counts[0].sum()),
     'used_share': float(use['used_share'].mean()),
     'lowest_entropy': float(use['entropy_bits'].min()),
     'highest_entropy': float(use['entropy_bits'].max()),
-    'most_bits': float(np.log2(spec.codebook_size)),
+    'most_bits': float(np.log2(counts.shape[1])),
   }
 
 

@@ -13,7 +13,7 @@ from evaluation import bootstrap
 from models.spec import LiveMusicSpec
 
 
-def fit_unigram(
+def count_codes(
   codes: np.ndarray, codebook_size: int, counts: np.ndarray | None = None
 ) -> np.ndarray:
   """Counts the codes of each level.

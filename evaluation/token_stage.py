@@ -1,6 +1,6 @@
 """Token losses of several models beside the unigram anchor, all on the same held-out excerpts."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ UNIGRAM = 'unigram'
 
 def measure_tokens(
   models: Sequence[tuple[str, Any, Any]],
-  training_codes: Iterable[np.ndarray],
+  training_counts: np.ndarray,
   excerpts: Sequence[Excerpt],
   spec: LiveMusicSpec,
   *,
@@ -29,21 +29,19 @@ def measure_tokens(
 
   Args:
     models: (name, model, params) each.
-    training_codes: int [frames, >= target_levels] of the training set, for the unigram.
+    training_counts: how often each code occurs in the training set, [>= target_levels,
+      codebook_size] (see `token_losses.count_codes`), for the unigram.
     excerpts: held-out targets. The first half also serves the comparison of contexts.
     spec: token layout of all models.
     context_secs: contexts to compare; the full one is the last.
     batch_size: excerpts at a time.
     seed: of the bootstrap.
     on_batch: called with the number of rows done; `num_rows` says how many there will be.
-
-  Raises:
-    ValueError: there is no training record to count.
   """
   tracks = [excerpt.track_id for excerpt in excerpts]
   codes = np.stack([excerpt.target for excerpt in excerpts])
   targets = excerpts_lib.decoder_targets(excerpts, spec)
-  table = _unigram(training_codes, spec)
+  table = token_losses.unigram_log_probs(training_counts[: spec.target_levels])
   log_probs, correct = token_losses.score_unigram(table, codes)
   rows = [token_losses.summarize(UNIGRAM, log_probs, tracks, spec, correct=correct, seed=seed)]
   few = excerpts[: _half(len(excerpts))]
@@ -91,15 +89,6 @@ def num_rows(num_models: int, num_excerpts: int, num_contexts: int) -> int:
 
 def _half(number: int) -> int:
   return max(1, number // 2)
-
-
-def _unigram(training_codes: Iterable[np.ndarray], spec: LiveMusicSpec) -> np.ndarray:
-  counts = None
-  for codes in training_codes:
-    counts = token_losses.fit_unigram(codes[:, : spec.target_levels], spec.codebook_size, counts)
-  if counts is None:
-    raise ValueError('There is no training record to count; the unigram anchor needs some.')
-  return token_losses.unigram_log_probs(counts)
 
 
 def _coarse(log_probs: np.ndarray, spec: LiveMusicSpec) -> float:

@@ -35,6 +35,7 @@ class EvaluationOptions:
   Attributes:
     num_examples: held-out excerpts whose tokens are scored.
     batch_size: excerpts at a time.
+    max_training_records: records of the training set that the unigram counts at most.
     context_secs: lengths of context that are compared, on half of the excerpts.
     num_audio_tracks: held-out tracks for the codec and as a reference to hear.
     num_audio_secs: seconds of each generated and reference recording.
@@ -48,6 +49,7 @@ class EvaluationOptions:
 
   num_examples: int = 32
   batch_size: int = 8
+  max_training_records: int = 5000
   context_secs: tuple[float, ...] = (0, 2, 5, 10)
   num_audio_tracks: int = 4
   num_audio_secs: float = 8.0
@@ -104,6 +106,7 @@ def evaluate(
     spec, codec, style = _shared_parts(sources)
     data = PreparedData.open(data_dir, spec, split)
     data.check(codec, style)
+    data.count_training_codes(options.max_training_records)
     report.identity = _identity(sources, codec, style, data)
     report.protocol = _protocol(options, data)
   with stage('token losses'):
@@ -179,7 +182,7 @@ def _token_losses(
   with tqdm(total=total, desc='token losses', unit='excerpt') as bar:
     return token_stage.measure_tokens(
       [(source.name, source.bundle.model, source.bundle.params) for source in sources],
-      (record.codes for record in data.training_records()),
+      data.training_counts,
       chosen,
       spec,
       context_secs=options.context_secs,
@@ -219,8 +222,7 @@ def _codec(
       seed=options.seed,
       on_step=bar.update,
     )
-  codes = np.concatenate([record.codes for record in data.training_records()])
-  section['codebooks'] = describe_codebooks(codes, spec)
+  section['codebooks'] = describe_codebooks(data.training_counts)
   return section, decoded, skipped
 
 

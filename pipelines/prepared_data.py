@@ -1,19 +1,24 @@
 """What prepare.py wrote, as an evaluation reads it: token records, held-out audio, identity."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from evaluation import identity
 from evaluation.excerpts import TokenRecord
+from evaluation.token_losses import count_codes
 from models.spec import LiveMusicSpec
+from preprocessing.audio import AudioError, read_audio, read_blocks
+from preprocessing.manifest import MANIFEST_FILE, Track, read_manifest
 
 TRAIN = 'train'
 HELD_OUT_SPLITS = ('test', 'validation')
+STATS_FILE = 'stats.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +39,137 @@ class HeldOutAudio:
 
 
 class PreparedData:
-  """placeholder"""
+  """A finished folder of token records with its manifest.
+
+  Attributes:
+    folder: of the records.
+    split: the held-out split.
+    problems: what could not be read, as [{'what', 'why'}].
+    training_counts: int64 [levels, codebook_size], once `count_training_codes` has run.
+  """
+
+  def __init__(self, folder: pathlib.Path, spec: LiveMusicSpec, split: str):
+    self.folder = folder
+    self.split = split
+    self.problems: list[dict[str, str]] = []
+    self.training_counts: np.ndarray | None = None
+    self._spec = spec
+    self._stats = json.loads((folder / STATS_FILE).read_text(encoding='utf-8'))
+    self._tracks = read_manifest(folder / MANIFEST_FILE)
 
   @classmethod
-  def open(cls, *args):
-    raise NotImplementedError
+  def open(
+    cls, data_dir: str | pathlib.Path, spec: LiveMusicSpec, split: str | None = None
+  ) -> 'PreparedData':
+    """Finds the records at or below `data_dir` and chooses the held-out split.
+
+    Args:
+      data_dir: prepare.py's output, or the folder of the records itself.
+      spec: token layout of the models.
+      split: None takes the first of 'test' and 'validation' that has records.
+
+    Raises:
+      ValueError: there are no finished records, or none of that split.
+    """
+    from tasks.source import find_token_folder
+
+    folder = find_token_folder(data_dir)
+    stats = json.loads((folder / STATS_FILE).read_text(encoding='utf-8'))
+    filled = [name for name, facts in stats['splits'].items() if facts['records']]
+    wanted = HELD_OUT_SPLITS if split is None else (split,)
+    known = [name for name in wanted if name in filled]
+    if not known:
+      raise ValueError(f'{folder} has no records of {" or ".join(wanted)}; it has {filled}.')
+    return cls(folder, spec, known[0])
+
+  def check(self, codec: Any, style: Any):
+    """Makes sure that the tokens were made by these models.
+
+    Raises:
+      ValueError: they were not; names both hashes.
+    """
+    for kind, model in (('codec', codec), ('style', style)):
+      expected = self._stats[f'{kind}_hash']
+      if expected != model.content_hash:
+        raise ValueError(
+          f'{self.folder} holds tokens of the {kind} model {expected}, the language model speaks '
+          f'those of {model.content_hash}. Prepare the audio again with that {kind} model.'
+        )
+
+  def count_training_codes(self, max_records: int):
+    """Fills `training_counts` from the first `max_records` records, which lie shuffled.
+
+    Raises:
+      ValueError: the training split has no records.
+    """
+    counts = None
+    for record in itertools.islice(self._records(TRAIN), max_records):
+      counts = count_codes(record.codes, self._spec.codebook_size, counts)
+    if counts is None:
+      raise ValueError(f'{self.folder} has no training records; the unigram anchor needs some.')
+    self.training_counts = counts
+
+  def held_out_records(self) -> Iterator[TokenRecord]:
+    """All records of the held-out split."""
+    return self._records(self.split)
+
+  def read_audio(self, number: int, secs: float) -> list[HeldOutAudio]:
+    """The first `secs` seconds of up to `number` held-out tracks, different genres first.
+
+    They are levelled as prepare.py levels them, so that they sound as the models heard them. Tracks
+    shorter than `secs` are passed over unless nothing else is left; what cannot be read is
+    added to `problems`.
+    """
+    recordings: list[HeldOutAudio] = []
+    for track in self._by_genre(secs):
+      if len(recordings) == number:
+        break
+      try:
+        audio = read_audio(track.path, sample_rate=self._spec.sample_rate, duration=secs)
+        audio *= self._gain(track)
+      except (AudioError, OSError) as error:
+        self.problems.append({'what': f'Audio of {track.title}', 'why': str(error)})
+        continue
+      if len(audio) < self._spec.chunk_samples:
+        self.problems.append({'what': f'Audio of {track.title}', 'why': 'shorter than a chunk'})
+        continue
+      title = f'{track.title} ({track.artist})' if track.artist else track.title
+      recordings.append(HeldOutAudio(track.track_id, title, track.caption, audio))
+    return recordings
+
+  def describe(self) -> list[list[str]]:
+    """[[name, value]] for the report."""
+    splits = [
+      f'{name}: {facts["tracks"]} tracks, {facts["records"]} records, {60 * facts["hours"]:.1f} min'
+      for name, facts in self._stats['splits'].items()
+    ]
+    return [
+      ['Data', str(self.folder)],
+      ['Splits', '; '.join(splits)],
+      ['Data fingerprint', self._stats['fingerprint'][:16]],
+      ['Manifest hash', identity.file_hash(self.folder / MANIFEST_FILE)],
+    ]
+
+  def _gain(self, track: Track) -> np.float32:
+    """Brings the peak of the whole track to that of the prepared clips."""
+    peak_dbfs = self._stats['clips']['peak_dbfs']
+    peak = max((float(np.abs(block).max()) for block in read_blocks(track.path)), default=0.0)
+    if peak_dbfs is None or not peak:
+      return np.float32(1)
+    return np.float32(10 ** (peak_dbfs / 20) / peak)
+
+  def _records(self, split: str) -> Iterator[TokenRecord]:
+    from preprocessing.records import read_split
+
+    for tokens, info in read_split(self.folder, split):
+      yield TokenRecord(info.track_id, tokens.acoustic_tokens, tokens.style_tokens)
+
+  def _by_genre(self, secs: float) -> list[Track]:
+    """Held-out tracks, one of each genre in turn; those long enough come first."""
+    genres: dict[str, list[Track]] = {}
+    for track in self._tracks:
+      if track.split == self.split:
+        genres.setdefault(track.genre, []).append(track)
+    turns = itertools.zip_longest(*genres.values())
+    ordered = [track for turn in turns for track in turn if track is not None]
+    return sorted(ordered, key=lambda track: track.duration_secs < secs)

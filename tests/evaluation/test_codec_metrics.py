@@ -100,8 +100,8 @@ def test_shapes_must_agree():
 
 
 def test_codebook_use_by_hand():
-  codes = np.array([[0, 5], [1, 5], [2, 5], [3, 5]])
-  use = codec_metrics.codebook_use(codes, 8)
+  counts = np.array([[1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 4, 0, 0]])
+  use = codec_metrics.codebook_use(counts)
   np.testing.assert_allclose(use['entropy_bits'], [2, 0])
   np.testing.assert_allclose(use['perplexity'], [4, 1])
   np.testing.assert_allclose(use['used_share'], [0.5, 0.125])

@@ -13,8 +13,8 @@ SPEC = LiveMusicSpec(
 
 def test_unigram_by_hand():
   # Level 0 sees 0, 0, 1 and level 1 sees 3, 3, 3; add one to each of 4 codes: totals 7.
-  counts = token_losses.fit_unigram(np.array([[0, 3], [0, 3]]), 4)
-  counts = token_losses.fit_unigram(np.array([[1, 3]]), 4, counts)
+  counts = token_losses.count_codes(np.array([[0, 3], [0, 3]]), 4)
+  counts = token_losses.count_codes(np.array([[1, 3]]), 4, counts)
   np.testing.assert_array_equal(counts, [[2, 1, 0, 0], [0, 0, 0, 3]])
   table = token_losses.unigram_log_probs(counts)
   np.testing.assert_allclose(np.exp(table), [[3 / 7, 2 / 7, 1 / 7, 1 / 7], [1 / 7] * 3 + [4 / 7]])
@@ -38,7 +38,7 @@ def test_unigram_of_its_own_corpus_is_the_entropy():
   """With many samples the anchor tends to the entropy of the source."""
   rng = np.random.default_rng(0)
   p = np.array([0.5, 0.25, 0.125, 0.125])
-  counts = token_losses.fit_unigram(rng.choice(4, size=[200_000, 2], p=p), 4)
+  counts = token_losses.count_codes(rng.choice(4, size=[200_000, 2], p=p), 4)
   held_out = rng.choice(4, size=[2000, 50, 2], p=p)
   log_probs, _ = token_losses.score_unigram(token_losses.unigram_log_probs(counts), held_out)
   losses = -token_losses.per_level(log_probs, 2).mean(0)
@@ -47,7 +47,7 @@ def test_unigram_of_its_own_corpus_is_the_entropy():
 
 def test_codes_out_of_range_are_refused():
   with pytest.raises(ValueError, match=r'-1\.\.2 leave 0\.\.3'):
-    token_losses.fit_unigram(np.array([[-1, 2]]), 4)
+    token_losses.count_codes(np.array([[-1, 2]]), 4)
 
 
 def test_per_level_takes_apart_time_major_level_minor():

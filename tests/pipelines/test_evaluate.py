@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from evaluation.excerpts import TokenRecord
+from evaluation.token_losses import count_codes
 from models.bundle import Bundle, save_bundle
 from models.depthformer import DepthformerConfig, DepthformerModel
 from models.spec import LiveMusicSpec
@@ -80,8 +81,10 @@ class Data:
       codes = rng.integers(0, 3, [80, 4]).astype(np.int32)  # Codes 0..2 of 8.
       yield TokenRecord(name, codes, rng.integers(0, 8, [1, 3]).astype(np.int32))
 
-  def training_records(self):
-    return self._records(['a', 'b', 'c', 'd'])
+  def count_training_codes(self, max_records):
+    assert max_records == 5000
+    codes = np.concatenate([record.codes for record in self._records(['a', 'b', 'c', 'd'])])
+    self.training_counts = count_codes(codes, 8)
 
   def held_out_records(self):
     return self._records(['e', 'f'])
