@@ -10,10 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Params = dict[str, Any]
 Stride = tuple[int, int]
+
+# Channels that one vector of float32 holds on the CPUs at hand.
+_VECTOR = 16
 
 
 def elu(x: jax.Array) -> jax.Array:
@@ -52,10 +56,18 @@ def conv(layer: Params, x: jax.Array, stride: Stride = (1, 1)) -> jax.Array:
     padding.append((left, needed - size - left))
   if stride != (1, 1):
     # With k = 2 s every output sees two whole blocks of s inputs: fold blocks into channels.
-    x = _fold(_pad(x, padding), stride)
-    kernel = _fold_kernel(kernel, stride)
-    padding = [(0, 0), (0, 0)]
-  return _correlate(x, kernel, padding) + bias
+    return _correlate(_fold(_pad(x, padding), stride), _fold_kernel(kernel, stride)) + bias
+  if kernel.shape[0] * kernel.shape[3] <= _VECTOR:
+    return _narrow_conv(kernel, _pad(x, [(0, 0), padding[1]])) + bias
+  group = _bins_per_group(x.shape[2], kernel)
+  if group == 1:
+    return _correlate(_pad(x, padding), kernel) + bias
+  # Narrow layers waste vector units: treat `group` neighbouring bins as channels of one.
+  blocks = -(-(group + kernel.shape[1] - 1) // group)
+  behind = (x.shape[2] // group + blocks - 1) * group - x.shape[2] - padding[1][0]
+  x = _fold(_pad(x, [padding[0], (padding[1][0], behind)]), (1, group))
+  y = _correlate(x, _banded_kernel(kernel, group, blocks))
+  return jnp.reshape(y, [*y.shape[:2], y.shape[2] * group, len(bias)]) + bias
 
 
 def conv_transposed(layer: Params, x: jax.Array, stride: Stride) -> jax.Array:
@@ -78,7 +90,7 @@ def conv_transposed(layer: Params, x: jax.Array, stride: Stride) -> jax.Array:
   # Time keeps the blocks before the end, frequency one more, of which the ends are cut off below.
   padding = [(kernel.shape[0] // stride[0] - 1, 0), (1, 1)]
   blocks = bins + 1 if stride[1] > 1 else bins
-  phases = _correlate(x, _phase_kernel(kernel, stride), padding)
+  phases = _correlate(_pad(x, padding), _phase_kernel(kernel, stride))
   phases = jnp.reshape(phases, [batch, frames, blocks, *stride, width])
   y = jnp.transpose(phases, [0, 1, 3, 2, 4, 5])
   y = jnp.reshape(y, [batch, frames * stride[0], blocks * stride[1], width])
@@ -151,10 +163,41 @@ def _project(layer: Params, x: jax.Array) -> jax.Array:
   return conv(layer['shortcut_layer']['conv1x1'], x) if 'shortcut_layer' in layer else x
 
 
-def _correlate(x: jax.Array, kernel: jax.Array, padding: list[tuple[int, int]]) -> jax.Array:
+def _correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return lax.conv_general_dilated(
-    x, kernel, (1, 1), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    x, kernel, (1, 1), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
+
+
+def _narrow_conv(kernel: jax.Array, x: jax.Array) -> jax.Array:
+  """A causal convolution to very few channels: all time taps of an input at once, added later."""
+  kt, kf, width, out = kernel.shape
+  taps = jnp.transpose(kernel, [1, 2, 0, 3]).reshape([1, kf, width, kt * out])
+  y = _correlate(x, taps)
+  frames = y.shape[1]
+  y = jnp.pad(y, [(0, 0), (kt - 1, 0), (0, 0), (0, 0)])
+  return sum(y[:, i : i + frames, :, i * out : (i + 1) * out] for i in range(kt))
+
+
+def _bins_per_group(bins: int, kernel: jax.Array) -> int:
+  """Bins that make a layer of fewer than `_VECTOR` channels that wide, where they divide `bins`."""
+  group = _VECTOR // max(kernel.shape[2:])
+  return group if group > 1 and bins % group == 0 else 1
+
+
+def _banded_kernel(kernel: jax.Array, group: int, blocks: int) -> jax.Array:
+  """[kt, kf, in, out] -> [kt, blocks, group * in, group * out], zero where no tap reaches.
+
+  Output bin g of a group sees input bin u of block b through tap b * group + u - g.
+  """
+  kt, kf, width, out = kernel.shape
+  inputs = np.arange(blocks * group)
+  taps = inputs[:, None] - np.arange(group)[None]
+  reached = ((taps >= 0) & (taps < kf)).astype(np.float32)
+  banded = kernel[:, np.clip(taps, 0, kf - 1)] * reached[:, :, None, None]  # [kt, inputs, g, in, out]
+  banded = jnp.reshape(banded, [kt, blocks, group, group, width, out])
+  banded = jnp.transpose(banded, [0, 1, 2, 4, 3, 5])
+  return jnp.reshape(banded, [kt, blocks, group * width, group * out])
 
 
 def _pad(x: jax.Array, padding: list[tuple[int, int]]) -> jax.Array:

@@ -7,6 +7,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from models.spec import LiveMusicSpec
 from models.spectrostream import config as config_lib
@@ -147,13 +148,16 @@ def init_params(rng: jax.Array, config: SpectroStreamConfig, spec: LiveMusicSpec
   """
   params: Params = {}
   shapes = kernel_shapes(config, spec)
-  for key, (name, shape) in zip(jax.random.split(rng, len(shapes)), shapes.items(), strict=True):
+  # One long draw cut into pieces: compiling a draw per layer would take longer than all the rest.
+  ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+  draws = jnp.split(jax.random.normal(rng, [ends[-1]], jnp.float32), ends[:-1])
+  for draw, (name, shape) in zip(draws, shapes.items(), strict=True):
     *path, leaf = name.split('/')
     node = params
     for part in path:
       node = node.setdefault(part, {})
     scale = _initial_gain(name) / math.sqrt(math.prod(shape[:-1]))
-    kernel = scale * jax.random.normal(key, shape, jnp.float32)
+    kernel = scale * jnp.reshape(draw, shape)
     node[leaf] = {'conv': {'kernel': kernel, 'bias': jnp.zeros(shape[-1:], jnp.float32)}}
   return params
 
