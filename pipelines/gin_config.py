@@ -226,7 +226,9 @@ def run(**arguments: Any) -> Any:
   function = macro_value(RUN)
   if not callable(function):
     raise GinError('No gin file says what to run. Add one of gin/runs/, such as pretrain.gin.')
-  takes = inspect.signature(inspect.unwrap(function)).parameters
+  parameters = inspect.signature(inspect.unwrap(function)).parameters
+  passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+  takes = {*parameters, *(('dry_run', 'on_start') if passes_on else ())}
   if not arguments.get('dry_run'):
     arguments.pop('dry_run', None)
     folder = macro_value('MODEL_DIR')

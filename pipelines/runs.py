@@ -74,7 +74,7 @@ def train(
     dry_run: print the model and the first example, and train nothing.
     on_start: called when everything is built.
   """
-  info = parameter_table(trainable)
+  info, optimizer = parameter_table(trainable), make_optimizer(optimizer, trainable)
   if dry_run:
     print(info)
     print(describe_batch(next(feed_batches(feed, 0))))
@@ -97,7 +97,7 @@ def train(
     feed,
     model_dir=folder,
     total_steps=total_steps,
-    optimizer=make_optimizer(optimizer, trainable),
+    optimizer=optimizer,
     seed=seed,
     log_period=log_period,
     checkpoint_period=checkpoint_period,
