@@ -24,7 +24,11 @@ RECORDS_PER_SHARD = 256
 _MAX_SHARDS_OF_SMALL_CORPORA = 8
 _MIN_RECORDS_PER_SHARD = 4
 
-_SERIALIZED = ('acoustic_tokens', 'style_tokens', 'style_embeddings')
+_SERIALIZED = {
+  'acoustic_tokens': tf.int32,
+  'style_tokens': tf.int32,
+  'style_embeddings': tf.float32,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,17 +69,16 @@ def encode_record(tokens: ClipTokens, info: RecordInfo) -> bytes:
 def decode_record(record: bytes) -> tuple[ClipTokens, RecordInfo]:
   """The inverse of `encode_record`."""
   features = tf.train.Example.FromString(record).features.feature
-  tensors = {name: tf.make_ndarray(_proto(features[name])) for name in _SERIALIZED}
+  tensors = {
+    name: tf.io.parse_tensor(features[name].bytes_list.value[0], dtype).numpy()
+    for name, dtype in _SERIALIZED.items()
+  }
   start_secs = features['start_secs'].float_list.value[0]
   texts = {
     name: features[name].bytes_list.value[0].decode() for name in ('track_id', 'caption', 'licence')
   }
   info = RecordInfo(index=features['index'].int64_list.value[0], start_secs=start_secs, **texts)
   return ClipTokens(start_secs=start_secs, **tensors), info
-
-
-def _proto(feature: tf.train.Feature) -> Any:
-  return tf.compat.v1.TensorProto.FromString(feature.bytes_list.value[0])
 
 
 def _tensor(values: np.ndarray, dtype: type) -> tf.train.Feature:

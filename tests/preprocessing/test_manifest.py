@@ -117,8 +117,8 @@ def test_different_works_do_not():
 def _tracks(number, versions=1):
   return [
     manifest.Track(
-      f'{work}-{version}', f'/m/{work}-{version}.wav', f'{work:032x}{version:032x}', 30.0, 48_000, 2,
-      work=f'work {work}',
+      f'{work}-{version}', f'/m/{work}-{version}.wav', f'{work:032x}{version:032x}', 30.0,
+      48_000, 2, work=f'work {work}',
     )
     for work in range(number)
     for version in range(versions)
