@@ -1,0 +1,221 @@
+"""SpectroStream's layers and file-level behaviour against the official module's goldens."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from models import rvq, weights
+from models.spec import LiveMusicSpec
+from models.spectrostream import SpectroStream, SpectroStreamConfig, layers, network
+from models.spectrostream.stft import inverse_stft, stft
+
+GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
+HOP = 480
+
+
+@pytest.fixture(name='golden', scope='module')
+def _golden():
+  with np.load(GOLDEN / 'spectrostream_tiny.npz') as file:
+    return dict(file)
+
+
+@pytest.fixture(name='params', scope='module')
+def _params(golden):
+  prefix = 'w:params/'
+  flat = {name[len(prefix) :]: golden[name] for name in golden if name.startswith(prefix)}
+  return weights.unflatten(flat)
+
+
+@pytest.fixture(name='codec', scope='module')
+def _codec(params):
+  config = SpectroStreamConfig(
+    num_features=32,
+    encoder_widths=(4, 8, 8, 16, 16, 16, 32, 32),
+    decoder_widths=(64, 128, 32, 32, 32, 16, 16, 8),
+  )
+  networks = {name: params[name] for name in ('encoder', 'decoder')}
+  spec = LiveMusicSpec(codec_levels=16)
+  return SpectroStream(config, networks, params['quantizer']['embedding'], spec)
+
+
+def _close(value, expected, atol):
+  assert value.shape == expected.shape
+  np.testing.assert_allclose(value, expected, rtol=0, atol=atol)
+
+
+def test_spectrum_and_its_inverse(golden):
+  spectrum = stft(golden['audio'], HOP)
+  _close(spectrum, golden['stft'], 2e-5)
+  audio = inverse_stft(spectrum, HOP)
+  _close(audio, golden['istft_of_stft'], 5e-6)
+
+
+def test_round_trip_is_exact_from_the_second_hop_on():
+  rng = np.random.default_rng(0)
+  audio = np.cumsum(rng.standard_normal([1, 4800, 2]), axis=1).astype(np.float32) * 0.01
+  spectrum = np.fft.rfft(audio[0, 480:1440, 0] * (0.5 - 0.5 * np.cos(np.pi * np.arange(960) / 480)))
+  ours = np.asarray(stft(audio, HOP))
+  _close(ours[0, 1, :, 0], spectrum.real[:HOP], 1e-4)
+  _close(ours[0, 1, :, 1], spectrum.imag[:HOP], 1e-4)
+
+
+@pytest.mark.parametrize('kind', ['', 'ragged_', 'mono_'])
+def test_latents(golden, params, kind):
+  audio, expected = golden[f'{kind}audio'], golden[f'{kind}latent']
+  _close(network.encode(params['encoder'], stft(audio, HOP)), expected, 2e-5)
+
+
+def test_codes_and_their_sums(golden, params):
+  codebooks = params['quantizer']['embedding']
+  np.testing.assert_array_equal(rvq.quantize(golden['latent'], codebooks), golden['codes'])
+  _close(rvq.dequantize(golden['codes'], codebooks), golden['dequant'], 1e-6)
+  _close(rvq.dequantize(golden['codes'][..., :4], codebooks), golden['dequant_first4'], 1e-6)
+
+
+@pytest.mark.parametrize('source, target', [('dequant', 'decoded'), ('dequant_first4', 'decoded_first4')])
+def test_decoded(golden, params, source, target):
+  spectrum = network.decode(params['decoder'], golden[source])
+  if source == 'dequant':
+    _close(spectrum, golden['decoder_features'], 5e-5)
+  _close(inverse_stft(spectrum, HOP), golden[target], 5e-6)
+
+
+def test_encoder_stages(golden, params):
+  encoder = params['encoder']
+  x = network.split_channels(stft(golden['short_audio'], HOP))
+  x = layers.conv(encoder['base_conv_first'], x)
+  _close(x[1:], golden['mid:enc:base_conv_first:ch1'], 5e-5)
+  strides = ((1, 2), (1, 2), (1, 3), (1, 2), (1, 2), (2, 2))
+  for index, stride in enumerate(strides):
+    x = layers.encode_unit(encoder[f'encoder_{index}'], x, stride)
+    for channel in range(2):
+      _close(x[channel : channel + 1], golden[f'mid:enc:encoder_{index}:ch{channel}'], 5e-5)
+
+
+def test_decoder_stages(golden, params):
+  decoder = params['decoder']
+  x = golden['mid:dec:decoder_0']
+  x = network.split_channels(x)
+  strides = ((2, 2), (1, 2), (1, 2), (1, 3), (1, 2), (1, 2))
+  for index, stride in enumerate(strides, start=1):
+    x = layers.decode_unit(decoder[f'decoder_{index}'], x, stride)
+    for channel in range(2):
+      _close(x[channel : channel + 1], golden[f'mid:dec:decoder_{index}:ch{channel}'], 5e-5)
+
+
+def test_real_size_has_the_released_names_and_shapes():
+  spec = LiveMusicSpec()
+  config = SpectroStreamConfig.real()
+  params = jax.eval_shape(lambda: network.init_params(jax.random.key(0), config, spec))
+  shapes = {f'params/{name}': list(x.shape) for name, x in weights.flatten(params).items()}
+  released = json.loads((GOLDEN / 'spectrostream_weights.json').read_text())
+  codebooks = [spec.codec_levels, spec.codebook_size, config.num_features]
+  assert shapes | {'params/quantizer/embedding': codebooks} == released['tensors']
+  count = sum(np.prod(shape) for shape in shapes.values()) + np.prod(codebooks)
+  assert count == released['params_total'] == 61_713_666
+
+
+def _plain_conv(x, kernel, stride, padding):
+  return jax.lax.conv_general_dilated(
+    x, kernel, stride, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+
+@pytest.mark.parametrize(
+  'kernel, stride, frames',
+  [((3, 3), (1, 1), 7), ((7, 7), (1, 1), 9), ((3, 4), (1, 2), 5), ((3, 6), (1, 3), 5),
+   ((4, 4), (2, 2), 6), ((4, 4), (2, 2), 7), ((4, 3), (2, 1), 7)],
+)  # fmt: skip
+@pytest.mark.parametrize('widths', [(2, 3), (3, 2), (20, 5), (5, 20), (4, 4)])
+def test_fast_convolution_equals_the_plain_one(kernel, stride, frames, widths):
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal([2, frames, 24, widths[0]]).astype(np.float32)
+  layer = {
+    'kernel': rng.standard_normal([*kernel, *widths]).astype(np.float32),
+    'bias': rng.standard_normal(widths[1]).astype(np.float32),
+  }
+  left = max(kernel[0] - stride[0], 0)
+  total = max(kernel[1] - stride[1], 0)
+  padding = [(left, kernel[0] - 1 - left), (total // 2, total - total // 2)]
+  expected = _plain_conv(x, layer['kernel'], stride, padding) + layer['bias']
+  _close(np.asarray(layers.conv({'conv': layer}, x, stride)), expected, 1e-4)
+
+
+def test_blocks_equal_one_pass(codec):
+  # 215 frames and a ragged end: two blocks of the largest size.
+  rng = np.random.default_rng(3)
+  audio = (0.2 * rng.standard_normal([1920 * 214 + 700, 2])).astype(np.float32)
+  latents = codec.latents(audio)
+  whole = network.encode(codec.params['encoder'], stft(audio[None], HOP))[0]
+  _close(latents, whole, 5e-5)
+
+  codes = np.asarray(rvq.quantize(whole, codec.codebooks))
+  quantized = rvq.dequantize(codes, codec.codebooks)[None]
+  quantized = np.pad(quantized, [(0, 0), (0, 1), (0, 0)])
+  decoded = inverse_stft(network.decode(codec.params['decoder'], quantized), HOP)[0]
+  _close(codec.decode(codes), np.asarray(decoded), 2e-5)
+
+
+@pytest.mark.parametrize('kind', ['', 'ragged_', 'mono_'])
+def test_codec_encodes_as_the_golden(golden, codec, kind):
+  audio = golden[f'{kind}audio']
+  audio = audio[..., None] if kind == 'mono_' else audio
+  _close(codec.latents(audio), golden[f'{kind}latent'], 2e-5)
+  if f'{kind}codes' in golden:
+    np.testing.assert_array_equal(codec.encode(audio), golden[f'{kind}codes'])
+
+
+def test_codec_decodes_as_the_golden(golden, codec):
+  decoded = codec.decode(golden['codes'])
+  _close(decoded, golden['decoded_zero_tail'], 5e-6)
+  _close(codec.decode(golden['codes'][..., :4])[:, :28_800], golden['decoded_first4'], 5e-6)
+
+
+def test_batches_and_empty_clips(golden, codec):
+  audio = np.stack([golden['short_audio'][0], golden['short_audio'][0, :, ::-1]])
+  codes = codec.encode(audio[None], 3)
+  assert codes.shape == (1, 2, 4, 3)
+  np.testing.assert_array_equal(codes[0, 0], codec.encode(audio[0], 3))
+  np.testing.assert_array_equal(codes[0, 1], codec.encode(audio[1], 3))
+  assert codec.encode(np.zeros([0, 2])).shape == (0, 16)
+  assert codec.encode(np.zeros([1, 2])).shape == (1, 16)
+  assert codec.decode(np.zeros([0, 16], int)).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+  'call, message',
+  [
+    (lambda codec: codec.encode(np.zeros([480, 6])), r'\(480, 6\) must be'),
+    (lambda codec: codec.encode(np.full([480, 2], np.nan)), 'NaN or infinite'),
+    (lambda codec: codec.encode(np.zeros([480, 2]), 17), r'num_levels=17 is not in 1\.\.16'),
+    (lambda codec: codec.decode(np.zeros([4, 17], int)), r'1\.\.16'),
+    (lambda codec: codec.decode(np.full([4, 2], 1024)), r'not within 0\.\.1023'),
+  ],
+)
+def test_bad_input_is_named(codec, call, message):
+  with pytest.raises(ValueError, match=message):
+    call(codec)
+
+
+def test_saved_and_loaded_codecs_are_the_same(codec, tmp_path):
+  path = codec.save(tmp_path / 'codec.safetensors', recipe='none')
+  again = SpectroStream.load(path)
+  assert again.config == codec.config and again.spec == codec.spec
+  assert again.content_hash == codec.content_hash
+  flat = weights.flatten(jax.tree.map(np.asarray, again.params))
+  for name, value in weights.flatten(jax.tree.map(np.asarray, codec.params)).items():
+    np.testing.assert_array_equal(flat[name], value.astype(np.float16).astype(np.float32))
+  with pytest.raises(FileNotFoundError, match='neither a bundled codec'):
+    SpectroStream.load(tmp_path / 'other')
+
+
+def test_config_names_what_is_wrong():
+  with pytest.raises(ValueError, match='8 positive numbers'):
+    SpectroStreamConfig(encoder_widths=(8, 8))
+  with pytest.raises(ValueError, match='make it even'):
+    SpectroStreamConfig(decoder_widths=(8, 7, 8, 8, 8, 8, 8, 8))
+  with pytest.raises(ValueError, match='Unknown codec fields'):
+    SpectroStreamConfig.from_dict({'width': 3})
