@@ -4,6 +4,7 @@ Reads tags, checks quality, splits by work, and writes token records that train.
 that cannot be used is listed in OUT/rejects.jsonl with its reason. Run again, it does what is new.
 """
 
+import os
 import sys
 import time
 
@@ -25,7 +26,9 @@ _MIN_HELD_OUT = flags.DEFINE_integer(
 )
 _REQUIRE_STEREO = flags.DEFINE_bool('require_stereo', False, 'Set mono files aside.')
 _NUM_SHARDS = flags.DEFINE_integer('num_shards', None, 'Shards of each split; chosen by default.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the splits and of the order of records.')
+_SEED = flags.DEFINE_integer(
+  'seed', 0, 'Of the order of records, and of the splits until a manifest keeps them.'
+)
 _BEAM = flags.DEFINE_multi_string(
   'beam', [], 'An option of the Beam runner, e.g. --beam=--runner=DaskRunner; may be repeated.'
 )
@@ -34,6 +37,9 @@ _BEAM = flags.DEFINE_multi_string(
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'Unknown argument {argv[1]!r}.')
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  if not flags.FLAGS['verbosity'].present:
+    logging.set_verbosity(logging.ERROR)  # Beam, JAX and TensorFlow tell what they do not need.
   # Heavy imports come after the flags, so that --help answers at once.
   from preprocessing import corpus, features, quality
 
@@ -62,6 +68,9 @@ def main(argv):
   except (ValueError, FileNotFoundError) as error:
     logging.error('%s', error)
     sys.exit(2)
+  except KeyboardInterrupt:
+    logging.error('Interrupted. The same command goes on where this one stopped.')
+    sys.exit(130)
   print(corpus.summary(prepared, time.monotonic() - began))
 
 

@@ -297,10 +297,10 @@ def _put_in_place(building: pathlib.Path, final: pathlib.Path):
     old = final.with_name(f'.{final.name}.old')
     shutil.rmtree(old, ignore_errors=True)
     final.rename(old)
-    building.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
-  else:
-    building.rename(final)
+  building.rename(final)
+  # What was being built from an earlier state of the corpus and never finished.
+  for stale in final.parent.glob(f'.{final.name}.*'):
+    shutil.rmtree(stale, ignore_errors=True)
 
 
 def _completed_fingerprint(folder: pathlib.Path) -> str | None:

@@ -17,12 +17,15 @@ from typing import Any
 
 import apache_beam as beam
 from absl import logging
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 from preprocessing import audio, features, manifest, parts, quality
 
 DEFAULT_BEAM_ARGS = ('--runner=DirectRunner', '--direct_running_mode=in_memory')
+# Beam's own DirectRunner first tries to download the Prism binary. This is the runner that it falls
+# back to; it knows the same modes and touches no network.
+_LOCAL_RUNNER = 'apache_beam.runners.portability.fn_api_runner.FnApiRunner'
 _POLL_SECS = 0.5
 
 ModelLoader = Callable[[str, str], tuple[features.Codec, features.StyleModel]]
@@ -167,6 +170,15 @@ class WriteShard(beam.DoFn):
     return records.encode_record(tokens, info)
 
 
+def pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
+  """Beam's options; a DirectRunner becomes the local runner that downloads nothing."""
+  options = PipelineOptions(list(beam_args))
+  standard = options.view_as(StandardOptions)
+  if standard.runner is None or standard.runner.lower() in ('directrunner', 'direct'):
+    standard.runner = _LOCAL_RUNNER
+  return options
+
+
 def run_units(
   units: Sequence[Any],
   work: beam.DoFn,
@@ -196,7 +208,7 @@ def run_units(
   )
   watcher.start()
   try:
-    with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
+    with beam.Pipeline(options=pipeline_options(beam_args)) as pipeline:
       _ = (
         pipeline
         | 'Units' >> beam.Create(pending)

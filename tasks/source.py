@@ -32,6 +32,8 @@ def find_token_folder(data_dir: str | pathlib.Path) -> pathlib.Path:
     path.parent
     for pattern in ('dataset_info.json', '*/dataset_info.json', '*/*/dataset_info.json')
     for path in sorted(root.glob(pattern))
+    # Hidden folders are data sets in the making.
+    if not any(part.startswith('.') for part in path.relative_to(root).parts)
   ]
   finished = [folder for folder in found if (folder / COMPLETION_MARKER).exists()]
   if len(finished) == 1:

@@ -15,7 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 from fake_token_models import load, load_refusing_work
 
-from preprocessing import audio, corpus, manifest, parts, records
+from preprocessing import audio, corpus, manifest, parts, pipeline, records
 
 ROOT = pathlib.Path(__file__).parents[2]
 RATE = 16_000
@@ -204,6 +204,17 @@ def _assert_completes(prepared, audio_dir, output):
   leftovers = [path for path in output.rglob('.*') if path.is_file()]
   assert not [path for path in leftovers if path.suffix == '.npz']
   assert result.stats == prepared[0].stats
+
+
+def test_the_local_runner_downloads_nothing():
+  """Beam's DirectRunner looks for the Prism binary on the network first."""
+  for beam_args in ((), ('--runner=DirectRunner',), ('--direct_num_workers=2',)):
+    options = pipeline.pipeline_options(beam_args)
+    runner = options.get_all_options()['runner']
+    assert runner == 'apache_beam.runners.portability.fn_api_runner.FnApiRunner'
+  assert (
+    pipeline.pipeline_options(['--runner=DaskRunner']).get_all_options()['runner'] == 'DaskRunner'
+  )
 
 
 def test_a_changed_file_is_noticed(prepared, audio_dir, tmp_path):
