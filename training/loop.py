@@ -1,5 +1,6 @@
 """The training loop, from a trainable and a feed to a trained state; resumes where it stopped."""
 
+import contextlib
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -102,10 +103,10 @@ def train(
           state = trainable.calibrate(state, feed.batch)
       with meter.timed('data_wait'):
         batch = batches.next()
-      with meter.timed('compilation' if step == first_step else 'step'):
+      with meter.timed('compilation') if step == first_step else contextlib.nullcontext():
         state, metrics = train_step(state, batch, step_rng)
-        step += 1
-        meter.add(step, metrics, batch)
+      step += 1
+      meter.add(step, metrics, batch)
       bar.update()
 
       if step % log_period == 0:
@@ -121,8 +122,9 @@ def train(
 
     # The end, whatever the reason for it: the last step is on disk before anything else.
     meter.check()
-    checkpoints.save(state, {'next_batch': batches.position})
-    checkpoints.wait()
+    with meter.timed('checkpoint'):
+      checkpoints.save(state, {'next_batch': batches.position})
+      checkpoints.wait()
     if meter.has_steps:
       _log(meter, step, writers, bar)
     if eval_period and evaluated_at < step and not stop.signalled:

@@ -11,9 +11,6 @@ import numpy as np
 
 from training import metrics as metrics_lib
 
-# What a step costs beyond these is not the model's doing.
-_PART_OF_A_STEP = ('step', 'data_wait')
-
 
 class Meter:
   """Collects the metrics of the steps, one step behind the device.
@@ -28,6 +25,7 @@ class Meter:
     self._began = time.monotonic()
     self._steps: list[dict[str, Any]] = []
     self._seconds: collections.Counter = collections.Counter()
+    self._window_began = self._began
     self._examples = 0
     self._unchecked: tuple[int, dict[str, Any]] | None = None
 
@@ -79,22 +77,24 @@ class Meter:
     values.update(self._timing(summed))
     self._steps, self._examples = [], 0
     self._seconds.clear()
+    self._window_began = time.monotonic()
     return values
 
   def _timing(self, summed: dict[str, np.ndarray]) -> dict[str, float]:
-    """T5X's timing tags; rates leave out compiling, saving and evaluating."""
+    """T5X's timing tags; rates leave out compiling, saving and evaluating.
+
+    What nothing else accounts for is the steps' own time.
+    """
+    now = time.monotonic()
     values = {f'{name}_seconds': seconds for name, seconds in self._seconds.items()}
-    values['uptime'] = time.monotonic() - self._began
-    secs = sum(self._seconds[name] for name in _PART_OF_A_STEP)
-    steps = len(self._steps) - (self._seconds['compilation'] > 0)
-    if steps and secs:
-      per_step = steps / len(self._steps) / secs
-      values['steps_per_second'] = steps / secs
-      values['seqs_per_second'] = self._examples * per_step
-      values['data_wait_fraction'] = self._seconds['data_wait'] / secs
-      if 'level_weight' in summed:
-        values['target_tokens_per_second'] = float(summed['weight_sum']) * per_step
-        values['target_tokens_per_second_per_core'] = (
-          values['target_tokens_per_second'] / jax.device_count()
-        )
+    values['step_seconds'] = now - self._window_began - sum(self._seconds.values())
+    values['uptime'] = now - self._began
+    secs, steps = values['step_seconds'] + self._seconds['data_wait'], len(self._steps)
+    values['steps_per_second'] = steps / secs
+    values['seqs_per_second'] = self._examples / secs
+    values['data_wait_fraction'] = self._seconds['data_wait'] / secs
+    if 'level_weight' in summed:
+      tokens_per_second = float(summed['weight_sum']) / secs
+      values['target_tokens_per_second'] = tokens_per_second
+      values['target_tokens_per_second_per_core'] = tokens_per_second / jax.device_count()
     return {f'timing/{name}': value for name, value in values.items()}

@@ -28,7 +28,8 @@ def summarize(trainable: Any, summed: Mapping[str, np.ndarray]) -> dict[str, flo
   tags, and anything else the mean over the steps, vectors as name/00, name/01, ...
   """
   if hasattr(trainable, 'summarize'):
-    values = {name: float(value) for name, value in trainable.summarize(dict(summed)).items()}
+    named = trainable.summarize(dict(summed))
+    values = {name: float(value) for name, value in named.items() if name != NUM_STEPS}
   elif 'level_weight' in summed:
     values = token_metrics(summed)
   else:

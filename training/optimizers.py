@@ -19,11 +19,12 @@ class Optimizer(optax.GradientTransformation):
 
   learning_rate: Schedule
 
-
-def _with_rate(transformation: optax.GradientTransformation, rate: Schedule) -> Optimizer:
-  optimizer = Optimizer(*transformation)
-  optimizer.learning_rate = rate
-  return optimizer
+  @classmethod
+  def of(cls, transformation: optax.GradientTransformation, rate: Schedule) -> 'Optimizer':
+    """`transformation`, which uses `rate`."""
+    optimizer = cls(*transformation)
+    optimizer.learning_rate = rate
+    return optimizer
 
 
 def _as_schedule(learning_rate: float | Schedule) -> Schedule:
@@ -162,7 +163,7 @@ def adafactor(
     trees = {n: structure.unflatten([new[n] for new in news]) for n in ('v', 'v_row', 'v_col')}
     return structure.unflatten(updates), AdafactorState(count=state.count + 1, **trees)
 
-  return _with_rate(optax.GradientTransformation(init, update), rate)
+  return Optimizer.of(optax.GradientTransformation(init, update), rate)
 
 
 def adam(
@@ -205,7 +206,7 @@ def _clipped(
 ) -> Optimizer:
   if max_norm is not None:
     transformation = optax.chain(optax.clip_by_global_norm(max_norm), transformation)
-  return _with_rate(transformation, rate)
+  return Optimizer.of(transformation, rate)
 
 
 def _rms(x: jax.Array) -> jax.Array:

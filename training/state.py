@@ -47,17 +47,19 @@ def create_state(
   Raises:
     ValueError: `params` lack an array, have one too many, or one of another shape.
   """
-  params_rng, aux_rng = jax.random.split(rng)
-  if params is None:
-    params = trainable.init(params_rng)
-  else:
-    check_same_shapes(jax.eval_shape(trainable.init, params_rng), params)
-  aux = trainable.init_aux(aux_rng) if hasattr(trainable, 'init_aux') else {}
-  state = TrainState(
-    step=jnp.zeros([], jnp.int32), params=params, opt_state=optimizer.init(params), aux=aux
-  )
+  if params is not None:
+    check_same_shapes(jax.eval_shape(trainable.init, rng), params)
+
+  def build(rng: jax.Array, params: Any | None) -> TrainState:
+    params_rng, aux_rng = jax.random.split(rng)
+    params = trainable.init(params_rng) if params is None else params
+    aux = trainable.init_aux(aux_rng) if hasattr(trainable, 'init_aux') else {}
+    return TrainState(
+      step=jnp.zeros([], jnp.int32), params=params, opt_state=optimizer.init(params), aux=aux
+    )
+
   # Copies: the step donates its state, so no array may stand in it twice or belong to the caller.
-  return jax.tree.map(lambda x: jnp.array(x, copy=True), state)
+  return jax.tree.map(lambda x: jnp.array(x, copy=True), jax.jit(build)(rng, params))
 
 
 def flat_names(tree: Any) -> dict[str, Any]:

@@ -165,3 +165,18 @@ def test_a_mistyped_macro_ends_train_py_before_any_work(tmp_path):
   assert 'Nothing uses BACH_SIZE. Did you mean BATCH_SIZE?' in done.stderr
   assert 'Traceback' not in done.stderr
   assert not (tmp_path / 'model').exists()
+
+
+def test_codec_and_style_model_files_are_the_bundled_sizes():
+  from models.musiccoca import MusicCoCaConfig
+  from models.spectrostream.config import SpectroStreamConfig
+
+  codec = ['gin/models/spectrostream_tiny.gin', 'gin/runs/train_codec.gin']
+  gin_config.parse_gin(codec, [*REQUIRED, 'TRAIN_STEPS = 7'])
+  trainable = gin_config.macro_value('MODEL')
+  assert trainable.config == SpectroStreamConfig.tiny()
+  schedule = gin.query_parameter('optimizers.adam.learning_rate').scoped_configurable_fn()
+  assert float(schedule(3)) == pytest.approx(3e-5, rel=1e-5)  # In the warmup of 100 steps.
+  style = ['gin/models/musiccoca_tiny.gin', 'gin/runs/train_style.gin']
+  gin_config.parse_gin(style, REQUIRED)
+  assert gin_config.macro_value('MODEL') == MusicCoCaConfig.tiny()
