@@ -17,6 +17,8 @@ _MAX_LEVEL_GAP_DB = 12.0
 _MAX_CLIPPED = 1e-3
 _MAX_SILENCE_GAP = 0.3
 _MAX_SEAM_JUMP = 1.2
+# A cosine further above that to other prompts than this counts as following the prompt.
+_CLEAR_MARGIN = 0.02
 
 
 def summary(report: Report) -> list[dict[str, str]]:
@@ -155,7 +157,7 @@ def _adherence_lines(table: dict[str, Any] | None) -> list[dict[str, str]]:
       f'Prompts: the cosine of {row["name"]} to its own prompt lies {abs(row["margin"]):.3f} '
       f'{"above" if row["margin"] > 0 else "below"} that to others '
       f"(the style model's own space, {table['num_prompts']} prompts).",
-      'good' if row['margin'] > 0 else 'bad',
+      'good' if row['margin'] > _CLEAR_MARGIN else 'bad' if row['margin'] < 0 else 'info',
     )
     for row in table['rows']
     if row['kind'] == 'model'

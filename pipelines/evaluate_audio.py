@@ -60,9 +60,9 @@ def listen(
       session, runs = _session(source, listening), []
       for index, prompt in enumerate(prompts):
         run = _generate(session, prompt.embedding, listening, bar)
-        group = f'Prompt: {prompt.label}'
+        group, caption = f'Prompt: {prompt.label}', 'generated from the prompt alone'
         report.clips.append(
-          _clip(f'm{number}_p{index}', group, source.name, prompt.label, run, listening)
+          _clip(f'm{number}_p{index}', group, source.name, caption, run, listening)
         )
         outputs.setdefault(source.name, []).append(run.audio)
         runs.append(run)
@@ -170,10 +170,11 @@ def _references(
   spec = listening.spec
   codec_name = f'codec, {spec.target_levels} levels'
   for index, recording in enumerate(held_out):
-    pairs = [('o', 'original', verdicts.CORPUS, recording.audio)]
+    versions = [('o', 'original', recording.caption, verdicts.CORPUS, recording.audio)]
     if index < len(decoded):
-      pairs.append(('d', codec_name, codec_name, decoded[index]))
-    for letter, title, column, audio in pairs:
+      about = 'the best that a model of these levels can sound'
+      versions.append(('d', codec_name, about, codec_name, decoded[index]))
+    for letter, title, caption, column, audio in versions:
       figures = signal_health.health(audio, spec.sample_rate, spec.chunk_samples)
       columns.setdefault(column, []).append(figures)
       report.clips.append(
@@ -181,7 +182,7 @@ def _references(
           key=f'r{index}_{letter}',
           group=f'Reference: {recording.title}',
           title=title,
-          caption=recording.caption,
+          caption=caption,
           audio=audio,
           sample_rate=spec.sample_rate,
           figures=figures,
