@@ -47,12 +47,12 @@ class EvaluationOptions:
     seed: of excerpts, sampling and bootstrap.
   """
 
-  num_examples: int = 32
+  num_examples: int = 48
   batch_size: int = 8
   max_training_records: int = 5000
   context_secs: tuple[float, ...] = (0, 2, 5, 10)
   num_audio_tracks: int = 4
-  num_audio_secs: float = 8.0
+  num_audio_secs: float = 10.0
   codec_depths: tuple[int, ...] = (4, 16, 64)
   prompts: tuple[str, ...] = ()
   num_prompts: int = 2
