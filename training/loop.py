@@ -81,7 +81,7 @@ def train(
     if checkpoints.latest_step is not None:
       like = jax.eval_shape(lambda key: create_state(trainable, optimizer, key), init_rng)
       state, data = checkpoints.restore(like)
-      position, origin = data['next_batch'], f'from checkpoint_{int(state.step)}'
+      position, origin = _next_batch(data, feed), f'from checkpoint_{int(state.step)}'
     else:
       state, position = create_state(trainable, optimizer, init_rng, initial_params), 0
       origin = 'from scratch' if initial_params is None else 'from the given parameters'
@@ -114,7 +114,7 @@ def train(
       if step % checkpoint_period == 0:
         meter.check()
         with meter.timed('checkpoint'):
-          checkpoints.save(state, {'next_batch': batches.position})
+          checkpoints.save(state, _data_position(batches, feed))
       if eval_period and step % eval_period == 0:
         with meter.timed('evaluate'):
           _evaluate(evaluators, state, step, writers)
@@ -123,7 +123,7 @@ def train(
     # The end, whatever the reason for it: the last step is on disk before anything else.
     meter.check()
     with meter.timed('checkpoint'):
-      checkpoints.save(state, {'next_batch': batches.position})
+      checkpoints.save(state, _data_position(batches, feed))
       checkpoints.wait()
     if meter.has_steps:
       _log(meter, step, writers, bar)
@@ -133,6 +133,29 @@ def train(
   end = 'finished' if step >= total_steps else f'stopped because {stop.reason}'
   print(f'{model_dir}: {end}; {step} steps are saved in checkpoint_{step}.', flush=True)
   return state
+
+
+def _data_position(batches: Prefetcher, feed: Any) -> dict[str, Any]:
+  """What a checkpoint says about the data: the batch that no step has seen yet."""
+  return {'next_batch': batches.position, 'batch_size': getattr(feed, 'batch_size', None)}
+
+
+def _next_batch(data: dict[str, Any], feed: Any) -> int:
+  """The batch to go on with, so that no example is repeated or left out.
+
+  Raises:
+    ValueError: the batch size has changed and the next example does not begin a batch.
+  """
+  saved, now = data.get('batch_size'), getattr(feed, 'batch_size', None)
+  if saved is None or now is None or saved == now:
+    return data['next_batch']
+  next_example = data['next_batch'] * saved
+  if next_example % now:
+    raise ValueError(
+      f'The run stopped before example {next_example} with batches of {saved}; batches of {now} do '
+      f'not begin there. Choose a batch size that divides {next_example}.'
+    )
+  return next_example // now
 
 
 def _progress_bar(total_steps: int, step: int, progress: bool) -> tqdm:

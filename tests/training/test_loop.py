@@ -100,12 +100,22 @@ def test_prefetch_does_not_run_ahead_of_the_checkpoint(tmp_path):
   assert max(feed.asked) > 2, 'the test needs batches that were made ahead'
   with checkpoints.Checkpoints(tmp_path) as store:
     _, data = store.restore(_state_like())
-  assert data == {'next_batch': 3}
+  assert data == {'next_batch': 3, 'batch_size': None}
   feed = Feed()
   _train(tmp_path, total_steps=5, feed=feed, log_period=1)
   assert feed.asked[0] == 3
   seen = [line['first_index'] for line in metrics.read_metrics(tmp_path)]
   assert seen == [0, 1, 2, 3, 4]
+
+
+def test_another_batch_size_goes_on_with_the_same_example():
+  feed = Feed()
+  feed.batch_size = 6
+  assert loop._next_batch({'next_batch': 9, 'batch_size': 4}, feed) == 6
+  assert loop._next_batch({'next_batch': 9, 'batch_size': 6}, feed) == 9
+  assert loop._next_batch({'next_batch': 9, 'batch_size': None}, feed) == 9
+  with pytest.raises(ValueError, match='before example 40 with batches of 4; batches of 6'):
+    loop._next_batch({'next_batch': 10, 'batch_size': 4}, feed)
 
 
 def _state_like():
