@@ -8,12 +8,13 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from tqdm import tqdm
 
 from evaluation.retrieval import retrieval_scores, token_agreement
 from models.musiccoca import MusicCoCa, MusicCoCaConfig, towers
 from models.musiccoca.quantizer import fit_quantizer, float16_values
-from models.musiccoca.training import StyleRecipe, StyleTrainable
+from models.musiccoca.training import StyleRecipe, StyleTrainable, locked_audio_loss
 from models.musiccoca.vocabulary import TextVocabulary
 from models.spec import LiveMusicSpec
 from pipelines import runs
@@ -27,10 +28,14 @@ _EMBED_BLOCK = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantizerRecipe:
-  """How the style tokens are fitted.
+class FinishRecipe:
+  """How a trained pair of towers becomes a style model: text onto audio, then tokens.
 
   Attributes:
+    text_steps: steps in which the text tower alone is tuned, the audio tower locked; 0 for none.
+    text_learning_rate: of these steps (Adam, cosine decay).
+    text_batch_size: pairs in such a step.
+    temperature: of the contrastive loss in these steps.
     rank: dimensions of the subspace in which codebooks are stored.
     active_codes: rows in use on the first levels; see `fit_quantizer`.
     windows_per_track: evenly spaced 10 s windows of each training track.
@@ -38,6 +43,10 @@ class QuantizerRecipe:
     seed: of k-means starts and caption variants.
   """
 
+  text_steps: int = 150
+  text_learning_rate: float = 5e-4
+  text_batch_size: int = 64
+  temperature: float = 0.07
   rank: int = 128
   active_codes: tuple[int, ...] = ()
   windows_per_track: int = 3
@@ -65,10 +74,11 @@ def train_style(
   config: MusicCoCaConfig,
   batch_size: int,
   recipe: StyleRecipe | None = None,
-  quantizer: QuantizerRecipe | None = None,
+  finish: FinishRecipe | None = None,
   held_out_dir: str | None = None,
   text_length: int | None = None,
   seed: int = 42,
+  initial_checkpoint_path: str | None = None,
   card: dict[str, Any] | None = None,
   dry_run: bool = False,
   on_start: Callable[[], Any] | None = None,
@@ -82,20 +92,24 @@ def train_style(
     config: sizes.
     batch_size: (audio, caption) pairs per step, all of which are each other's negatives.
     recipe: the loss.
-    quantizer: how the style tokens are fitted at the end.
+    finish: what is done with the trained towers at the end.
     held_out_dir: likewise; the middle window and the caption of each track are scored by retrieval.
       None: the validation split of `data_dir`, if it has one.
     text_length: ids per text in training; longer captions are cut. None for all.
     seed: of weights, order, crops, captions.
+    initial_checkpoint_path: MODEL_DIR of an earlier run or a checkpoint in it; its vocabulary is
+      taken over.
     card: saved with the weights, beside the recipe and the figures.
     dry_run: print the model and the first example, and train nothing.
     on_start: called when everything is built.
     **run_options: optimizer, total_steps and the rest of `runs.train`.
   """
-  recipe, quantizer = recipe or StyleRecipe(), quantizer or QuantizerRecipe()
+  recipe, finishing = recipe or StyleRecipe(), finish or FinishRecipe()
   spec = LiveMusicSpec()
   tracks = style_tracks(data_dir)
-  vocabulary = _vocabulary(pathlib.Path(model_dir), tracks, config, seed, write=not dry_run)
+  vocabulary = _vocabulary(
+    model_dir, initial_checkpoint_path, tracks, config, seed, write=not dry_run
+  )
   # SentencePiece may give fewer pieces than asked for.
   config = dataclasses.replace(config, vocab_size=len(vocabulary))
   feed = StyleFeed(
@@ -104,9 +118,9 @@ def train_style(
   held_out = _held_out_feed(held_out_dir, data_dir, feed)
   card = {**(card or {}), 'recipe': dataclasses.asdict(recipe)}
 
-  def finish(state: TrainState, trainable: Any, model_dir: str):
+  def finish_run(state: TrainState, trainable: Any, model_dir: str):
     card['steps'] = int(state.step)
-    finish_style_model(state.params, feed, quantizer, model_dir, held_out, card)
+    finish_style_model(state.params, feed, finishing, model_dir, held_out, card)
 
   return runs.train(
     model_dir=model_dir,
@@ -114,7 +128,8 @@ def train_style(
     feed=feed,
     seed=seed,
     evaluators=[Retrieval(held_out)] if held_out else [],
-    finish=finish,
+    finish=finish_run,
+    initial_checkpoint_path=initial_checkpoint_path,
     dry_run=dry_run,
     on_start=on_start,
     **run_options,
@@ -141,83 +156,97 @@ def _held_out_feed(held_out_dir: str | None, data_dir: str, feed: StyleFeed) -> 
 def finish_style_model(
   params: dict[str, Any],
   feed: StyleFeed,
-  recipe: QuantizerRecipe,
+  recipe: FinishRecipe,
   model_dir: str,
   held_out: StyleFeed | None = None,
   card: dict[str, Any] | None = None,
 ) -> MusicCoCa:
-  """Fits the style tokens on the trained towers and writes the weights with their figures."""
+  """Tunes text onto audio, fits the style tokens and writes the weights with their figures."""
   # The towers as they will be loaded: codebooks must fit those.
-  params = {
-    name: jax.tree.map(lambda x: float16_values(np.asarray(x)), params[name])
-    for name in ('audio', 'text')
-  }
-  audio, text = _training_embeddings(params, feed, recipe)
-  params['text'], text = close_modality_gap(params['text'], audio, text)
-  spec = feed.spec
+  audio_params = _rounded(params['audio'])
+  clips = [
+    clip
+    for index in range(len(feed.tracks))
+    for clip in _even_windows(feed, index, recipe.windows_per_track)
+  ]
+  audio = embed_log_mels({'audio': audio_params}, np.stack(clips), feed.config)
+  text_params = _rounded(tune_text(params['text'], audio, feed, recipe))
+  params = {'audio': audio_params, 'text': text_params}
+  texts = []
+  for index, track in enumerate(feed.tracks):
+    rng = np.random.default_rng([recipe.seed, index])
+    texts.append(whole_caption(track.facts))
+    texts.extend(caption_variant(track.facts, rng) for _ in range(recipe.texts_per_track))
+  text = embed_texts(params, texts, feed.vocabulary, feed.config)
   fitted = fit_quantizer(
     np.concatenate([audio, text]),
-    spec.style_rvq_levels,
-    spec.codebook_size,
+    feed.spec.style_rvq_levels,
+    feed.spec.codebook_size,
     rank=recipe.rank,
     seed=recipe.seed,
     active_codes=recipe.active_codes,
   )
-  card = {
+  model = MusicCoCa(feed.config, params, feed.vocabulary, fitted, feed.spec)
+  model.card = {
     **(card or {}),
     'training_tracks': len(feed.tracks),
-    'quantizer': dataclasses.asdict(recipe),
+    'finish': dataclasses.asdict(recipe),
   }
-  model = MusicCoCa(feed.config, params, feed.vocabulary, fitted, feed.spec)
   if held_out is not None:
-    audio, text = embed_pairs(params, held_out)
-    card['held_out_tracks'] = len(held_out.tracks)
-    card['held_out'] = {
-      name: round(value, 4) for name, value in style_figures(model, audio, text).items()
-    }
-    for name, value in card['held_out'].items():
-      print(f'  {name}: {value}')
-  model.card = card
+    figures = style_figures(model, *embed_pairs(params, held_out))
+    model.card['held_out_tracks'] = len(held_out.tracks)
+    model.card['held_out'] = {name: round(value, 4) for name, value in figures.items()}
+    print('\n'.join(f'  {name}: {value:.3f}' for name, value in figures.items()))
   path = model.save(pathlib.Path(model_dir) / WEIGHTS_FILE)
   print(f'{path}: {path.stat().st_size / 1e6:.2f} MB, {model.content_hash}.')
   return model
 
 
-def _training_embeddings(
-  params: dict[str, Any], feed: StyleFeed, recipe: QuantizerRecipe
-) -> tuple[np.ndarray, np.ndarray]:
-  """Embeddings of audio windows and of caption variants of the feed's tracks."""
-  clips, texts = [], []
-  for index, track in enumerate(tqdm(feed.tracks, desc='style tokens', unit='track')):
-    clips.extend(_even_windows(feed, index, recipe.windows_per_track))
-    rng = np.random.default_rng([recipe.seed, index])
-    texts.append(whole_caption(track.facts))
-    texts.extend(caption_variant(track.facts, rng) for _ in range(recipe.texts_per_track))
-  audio = embed_log_mels(params, np.stack(clips), feed.config)
-  return audio, embed_texts(params, texts, feed.vocabulary, feed.config)
+def tune_text(
+  text_params: dict[str, Any], audio: np.ndarray, feed: StyleFeed, recipe: FinishRecipe
+) -> dict[str, Any]:
+  """Tunes the text tower onto a finished audio tower; see `training.locked_audio_loss`.
 
-
-def close_modality_gap(
-  text_params: dict[str, Any], audio: np.ndarray, text: np.ndarray
-) -> tuple[dict[str, Any], np.ndarray]:
-  """Moves all text embeddings so that their mean is that of the audio.
-
-  A contrastive loss leaves the two clouds apart (arXiv 2203.02053), and then a text's tokens are
-  not those of the music it describes. The shift goes into the bias of the text pooler's last norm.
+  A contrastive loss leaves the two clouds of embeddings apart (arXiv 2203.02053), and then a text's
+  tokens are not those of the music it describes.
 
   Args:
     text_params: of the text tower.
-    audio: [N, style_dim] training embeddings.
-    text: [M, style_dim] likewise.
-
-  Returns:
-    (text_params, text) after the shift.
+    audio: [tracks * windows_per_track, style_dim], the tracks' windows in order.
+    feed: gives captions and vocabulary.
+    recipe: steps, rate, batch size.
   """
-  pooler = text_params['pooler']
-  bias = float16_values(pooler['norm']['bias'] + audio.mean(0) - text.mean(0))
-  text = text + (bias - pooler['norm']['bias'])
-  norm = {**pooler['norm'], 'bias': bias}
-  return {**text_params, 'pooler': {**pooler, 'norm': norm}}, text
+  rate = optax.cosine_decay_schedule(recipe.text_learning_rate, max(recipe.text_steps, 1))
+  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+  opt_state = optimizer.init(text_params)
+
+  @jax.jit
+  def step(params: Any, opt_state: Any, batch: dict[str, jax.Array]):
+    (_, distance), gradients = jax.value_and_grad(locked_audio_loss, has_aux=True)(
+      params, batch, feed.config, recipe.temperature
+    )
+    updates, opt_state = optimizer.update(gradients, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, distance
+
+  with tqdm(range(recipe.text_steps), desc='text onto audio', unit='step') as bar:
+    for number in bar:
+      rng = np.random.default_rng([recipe.seed, number])
+      rows = rng.integers(len(audio), size=recipe.text_batch_size)
+      facts = [feed.tracks[row // recipe.windows_per_track].facts for row in rows]
+      ids, paddings = feed.vocabulary.encode([caption_variant(f, rng) for f in facts])
+      batch = {
+        'audio_embedding': audio[rows],
+        'text_ids': ids[:, : feed.text_length],
+        'text_paddings': paddings[:, : feed.text_length],
+      }
+      text_params, opt_state, distance = step(text_params, opt_state, batch)
+      if number % 10 == 9:
+        bar.set_postfix_str(f'relative distance {float(distance):.3f}', refresh=False)
+  return text_params
+
+
+def _rounded(params: dict[str, Any]) -> dict[str, Any]:
+  return jax.tree.map(lambda x: float16_values(np.asarray(x)), params)
 
 
 def style_figures(model: MusicCoCa, audio: np.ndarray, text: np.ndarray) -> dict[str, float]:
@@ -290,19 +319,30 @@ def _even_windows(feed: StyleFeed, index: int, count: int) -> np.ndarray:
 
 
 def _vocabulary(
-  model_dir: pathlib.Path,
+  model_dir: str,
+  initial_checkpoint_path: str | None,
   tracks: Sequence[StyleTrack],
   config: MusicCoCaConfig,
   seed: int,
   *,
   write: bool,
 ) -> TextVocabulary:
-  """The run's vocabulary: read from `model_dir`, or trained and, if asked, written there."""
-  path = model_dir / VOCABULARY_FILE
-  if path.is_file():
-    return TextVocabulary(path.read_bytes(), config.max_text_length)
-  vocabulary = caption_vocabulary(tracks, config, seed=seed)
-  if write:
-    model_dir.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(vocabulary.model)
+  """The run's vocabulary: its own of an earlier start, that of the initial run, or a new one."""
+  folders = [pathlib.Path(model_dir)]
+  if initial_checkpoint_path:
+    initial = pathlib.Path(initial_checkpoint_path)
+    folders += [initial, initial.parent]
+  paths = [folder / VOCABULARY_FILE for folder in folders]
+  found = next((path for path in paths if path.is_file()), None)
+  if found is not None:
+    vocabulary = TextVocabulary(found.read_bytes(), config.max_text_length)
+  elif initial_checkpoint_path:
+    raise FileNotFoundError(
+      f'{initial_checkpoint_path} has no {VOCABULARY_FILE}: it is not a style run\'s MODEL_DIR.'
+    )
+  else:
+    vocabulary = caption_vocabulary(tracks, config, seed=seed)
+  if write and found != paths[0]:
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    paths[0].write_bytes(vocabulary.model)
   return vocabulary

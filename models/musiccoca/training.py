@@ -82,6 +82,32 @@ def contrastive_loss(
   return 0.5 * (to_text + to_audio).sum(), cosines
 
 
+def locked_audio_loss(
+  text_params: dict[str, Any], batch: Batch, config: MusicCoCaConfig, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+  """Loss of the text tower alone, against embeddings of a finished audio tower.
+
+  Contrastive loss per pair, plus the squared distance of the pairs relative to the spread of the
+  audio. Since the audio stays as it is, a small distance cannot be had by a collapse (locked-tower
+  tuning: LiT, arXiv 2111.07991).
+
+  Args:
+    text_params: of the text tower.
+    batch: 'audio_embedding' [B, D], 'text_ids' [B, T], 'text_paddings' [B, T].
+    config: sizes.
+    temperature: of the contrastive softmax.
+
+  Returns:
+    (loss, relative distance: 1 is what the mean of the audio would get).
+  """
+  ids, audio = batch['text_ids'], batch['audio_embedding']
+  text = towers.embed_text_ids(text_params, ids, batch['text_paddings'], config)
+  contrastive, _ = contrastive_loss(audio, text, temperature, same_text(ids))
+  spread = jnp.square(audio - audio.mean(0)).sum()
+  distance = jnp.square(audio - text).sum() / jnp.maximum(spread, 1e-9)
+  return contrastive / len(audio) + distance, distance
+
+
 def change_gain(log_mels: jax.Array, gains_db: jax.Array, floor: float) -> jax.Array:
   """Log-mel values [B, ., .] of the same audio at another level; gains [B] in dB."""
   power = jnp.maximum(jnp.exp(log_mels) - floor, 0.0)

@@ -81,15 +81,6 @@ def test_a_window_beyond_the_end_is_silence(feed):
   np.testing.assert_allclose(window[498:], np.log(0.001), rtol=1e-3)
 
 
-def test_closing_the_gap_moves_text_onto_audio():
-  rng = np.random.default_rng(0)
-  audio, text = rng.standard_normal([8, 4]) + 3, rng.standard_normal([5, 4])
-  params = {'pooler': {'norm': {'bias': np.zeros(4, np.float32)}}}
-  moved, shifted = style_training.close_modality_gap(params, audio, text)
-  np.testing.assert_allclose(shifted.mean(0), audio.mean(0), atol=2e-3)
-  np.testing.assert_allclose(moved['pooler']['norm']['bias'], shifted[0] - text[0], atol=1e-6)
-
-
 def test_a_run_writes_a_model_that_loads(folder, tmp_path):
   style_training.train_style(
     model_dir=str(tmp_path),
@@ -97,8 +88,8 @@ def test_a_run_writes_a_model_that_loads(folder, tmp_path):
     config=_CONFIG,
     batch_size=3,
     recipe=StyleRecipe(kept_patches=8, captioner=CaptionerConfig(1, 2)),
-    quantizer=style_training.QuantizerRecipe(
-      rank=8, active_codes=(2, 4), windows_per_track=2, texts_per_track=2
+    finish=style_training.FinishRecipe(
+      text_steps=2, rank=8, active_codes=(2, 4), windows_per_track=2, texts_per_track=2
     ),
     optimizer=optimizers.adam(1e-3),
     total_steps=2,
