@@ -6,6 +6,7 @@ import inspect
 import itertools
 import json
 import pathlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -92,6 +93,7 @@ def train(
     initial_params = read_params(initial_checkpoint_path, identity)
   if on_start:
     on_start()
+  began = time.monotonic()
   state = loop.train(
     trainable,
     feed,
@@ -108,7 +110,9 @@ def train(
     time_budget_secs=time_budget_secs,
     tensorboard=tensorboard,
   )
-  if finish is not None:
+  # Not after a signal: whoever sent it wants the process gone, and will start the run again.
+  time_is_up = time_budget_secs is not None and time.monotonic() - began >= time_budget_secs
+  if finish is not None and (state.step >= total_steps or time_is_up):
     finish(state, trainable, str(folder))
   return state
 

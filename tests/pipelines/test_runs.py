@@ -1,6 +1,9 @@
 """Runs as train.py makes them: what a MODEL_DIR holds, where a run starts from, held-out losses."""
 
+import os
+import signal
 import sys
+import time
 import types
 
 import jax
@@ -15,6 +18,7 @@ from models.spec import LiveMusicSpec
 from pipelines import gin_config, runs
 from pipelines.checkpoint_sources import load_source
 from training import metrics, optimizers
+from training.checkpoints import restore_params
 
 SPEC = LiveMusicSpec(
   codec_levels=4, codebook_size=16, context_frames=5, context_levels=2, chunk_frames=3,
@@ -60,11 +64,8 @@ class Ones:
 
 
 def _train_line(model_dir, rate=0.25, **options):
-  options = dict(total_steps=2, tensorboard=False) | options
-  optimizer = optimizers.adam(rate)
-  return runs.train(
-    model_dir=str(model_dir), trainable=Line(), feed=Ones(), optimizer=optimizer, **options
-  )
+  defaults = dict(total_steps=2, tensorboard=False, feed=Ones(), optimizer=optimizers.adam(rate))
+  return runs.train(model_dir=str(model_dir), trainable=Line(), **(defaults | options))
 
 
 @pytest.fixture(scope='module')
@@ -152,6 +153,30 @@ def test_start_precedence(tmp_path):
   assert on.params == scratch.params and on.step == 3
   with pytest.raises(FileNotFoundError, match='/nowhere'):
     _train_line(tmp_path / 'third', initial_checkpoint_path='/nowhere')
+
+
+def test_what_finishes_a_run(tmp_path):
+  finished = []
+
+  def finish(state, trainable, model_dir):
+    finished.append((int(state.step), type(trainable), model_dir))
+
+  class Interrupting(Ones):
+    def batch(self, index):
+      if index == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+      return super().batch(index)
+
+  options = dict(finish=finish, feed=Interrupting(), total_steps=1000)
+  _train_line(tmp_path, **options)
+  assert not finished  # A signal ends the process, not the run.
+  step = restore_params(tmp_path)[1]
+  assert step < 1000
+  _train_line(tmp_path, finish=finish, total_steps=step + 1)
+  assert finished == [(step + 1, Line, str(tmp_path))]
+  _train_line(tmp_path, finish=finish, total_steps=10**9, time_budget_secs=0.2)
+  assert finished[1][0] >= step + 1
 
 
 def test_bundles_of_other_tokens_are_refused(tmp_path):
