@@ -35,7 +35,7 @@ class DepthformerConfig:
   num_heads: int = 4
   head_dim: int = 32
   mlp_dim: int = 256
-  num_encoder_layers: int = 2
+  num_encoder_layers: int = 1
   num_temporal_layers: int = 2
   num_depth_layers: int = 1
   temporal_buckets: int = 128
