@@ -183,12 +183,23 @@ def revive_dead_codes(
 
 
 def fit_residual_kmeans(
-  x: np.ndarray, num_levels: int, codebook_size: int, *, seed: int, iterations: int = 10
+  x: np.ndarray,
+  num_levels: int,
+  codebook_size: int,
+  *,
+  seed: int,
+  iterations: int = 10,
+  folds: int = 1,
 ) -> np.ndarray:
   """Residual codebooks by Lloyd's k-means, one level after the other.
 
   Codes start on distinct vectors; a code that loses all its vectors restarts on a vector drawn at
   random. Where there are fewer vectors than codes, the rest start on slightly jittered copies.
+
+  With few vectors per code a level fits its vectors better than others, and if the next level were
+  fitted to what that leaves, it would be too small for other data, the more so level by level.
+  `folds` lessens this: level k is fitted to the vectors of fold k mod folds alone, whose residuals
+  the levels just before it have not been fitted to.
 
   Args:
     x: [N, D] float32, N >= 1.
@@ -196,27 +207,55 @@ def fit_residual_kmeans(
     codebook_size: C.
     seed: of the draws; the result is a function of the arguments.
     iterations: Lloyd steps per level.
+    folds: parts that `x` is dealt into, 1..N.
 
   Returns:
     [K, C, D] float32.
 
   Raises:
-    ValueError: `x` is empty or not finite.
+    ValueError: `x` is empty or not finite, or there are more folds than vectors.
   """
   x = np.asarray(x, np.float32)
   if x.ndim != 2 or not len(x):
     raise ValueError(f'k-means needs [N >= 1, D] vectors; got shape {x.shape}.')
   if not np.isfinite(x).all():
     raise ValueError('k-means got vectors that are not finite.')
+  if not 1 <= folds <= len(x):
+    raise ValueError(f'folds={folds} is not in 1..{len(x)} (the number of vectors).')
   random = np.random.default_rng(seed)
-  residual = jnp.asarray(x)
+  residual, size = x[random.permutation(len(x))], len(x) // folds
   codebooks = []
-  for _ in range(num_levels):
-    start = _starting_codes(np.asarray(residual), codebook_size, random)
-    spares = random.integers(len(x), size=[iterations, codebook_size])
-    codebook, residual = _lloyd(residual, jnp.asarray(start), jnp.asarray(spares))
+  for level in range(num_levels):
+    part = residual[level % folds * size :][:size]
+    start = _starting_codes(part, codebook_size, random)
+    spares = random.integers(size, size=[iterations, codebook_size])
+    codebook = _lloyd(jnp.asarray(part), jnp.asarray(start), jnp.asarray(spares))
+    residual = np.asarray(_subtract_nearest(jnp.asarray(residual), codebook))
     codebooks.append(np.asarray(codebook))
   return np.stack(codebooks)
+
+
+def move_unused_codes(codebooks: np.ndarray, x: np.ndarray, *, seed: int) -> np.ndarray:
+  """Codebooks whose codes that nothing in `x` chooses stand on residuals of `x` instead.
+
+  Args:
+    codebooks: [K, C, D] float32.
+    x: [N, D] float32.
+    seed: of the choice of residuals.
+
+  Returns:
+    [K, C, D] float32. Level by level: what a level leaves over is that of its changed codes.
+  """
+  random = np.random.default_rng(seed)
+  residual, moved = jnp.asarray(x, jnp.float32), []
+  for codebook in np.asarray(codebooks, np.float32):
+    counts = np.bincount(np.asarray(_nearest_in_blocks(residual, codebook)), minlength=len(codebook))
+    unused = np.flatnonzero(counts == 0)
+    codebook = codebook.copy()
+    codebook[unused] = np.asarray(residual[random.integers(len(x), size=len(unused))])
+    residual = _subtract_nearest(residual, jnp.asarray(codebook))
+    moved.append(codebook)
+  return np.stack(moved)
 
 
 def _starting_codes(x: np.ndarray, codebook_size: int, random: np.random.Generator) -> np.ndarray:
@@ -228,8 +267,8 @@ def _starting_codes(x: np.ndarray, codebook_size: int, random: np.random.Generat
 
 
 @jax.jit
-def _lloyd(x: jax.Array, codebook: jax.Array, spares: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Lloyd steps on one level: ([C, D] codes, [N, D] residuals after them)."""
+def _lloyd(x: jax.Array, codebook: jax.Array, spares: jax.Array) -> jax.Array:
+  """Lloyd steps on one level: [C, D] codes."""
 
   def step(codebook, spare):
     codes = _nearest_in_blocks(x, codebook)
@@ -238,8 +277,12 @@ def _lloyd(x: jax.Array, codebook: jax.Array, spares: jax.Array) -> tuple[jax.Ar
     means = sums / jnp.maximum(counts, 1.0)[:, None]
     return jnp.where(counts[:, None] > 0, means, x[spare]), None
 
-  codebook, _ = jax.lax.scan(step, codebook, spares)
-  return codebook, x - codebook[_nearest_in_blocks(x, codebook)]
+  return jax.lax.scan(step, codebook, spares)[0]
+
+
+@jax.jit
+def _subtract_nearest(x: jax.Array, codebook: jax.Array) -> jax.Array:
+  return x - codebook[_nearest_in_blocks(x, codebook)]
 
 
 def _nearest_in_blocks(x: jax.Array, codebook: jax.Array) -> jax.Array:

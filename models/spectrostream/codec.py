@@ -87,8 +87,12 @@ class SpectroStream:
 
   @functools.cached_property
   def content_hash(self) -> str:
-    """16 hex digits that name these weights; the same before and after `save`."""
-    return weights.tree_hash(jax.tree.map(np.asarray, self._tree()))
+    """16 hex digits that name these tokens: encoder and codebooks; the same after `save`.
+
+    The decoder is left out: a better one for the same tokens leaves language models valid.
+    """
+    tree = {name: value for name, value in self._tree().items() if name != 'decoder'}
+    return weights.tree_hash(jax.tree.map(np.asarray, tree))
 
   def num_frames(self, num_samples: int) -> int:
     """Codec frames of a clip: ceil(num_samples / 1920)."""

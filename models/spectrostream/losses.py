@@ -41,25 +41,24 @@ def spectral_losses(
     sample_rate: in Hz.
 
   Returns:
-    (mel, stft): mean |ln m - ln m'| over mel bands; mean over examples of ||S - S'|| / ||S||
-    (spectral convergence) plus the mean |ln s - ln s'| over bins.
+    (mel, stft): mean |ln m - ln m'| over mel bands; sum |s - s'| / sum s over the batch plus mean
+    |ln s - ln s'| over bins.
   """
   mel_terms, stft_terms = [], []
   for window in windows:
     filters = mel_filters(sample_rate, window, window // _BINS_PER_MEL)
     s, t = magnitudes(audio, window), magnitudes(estimate, window)
     mel_terms.append(_log_distance(s @ filters, t @ filters))
-    difference = jnp.sqrt(jnp.sum(jnp.square(s - t), axis=(1, 2, 3)))
-    scale = jnp.sqrt(jnp.sum(jnp.square(s), axis=(1, 2, 3)))
-    stft_terms.append(jnp.mean(difference / jnp.maximum(scale, _FLOOR)) + _log_distance(s, t))
+    relative = jnp.sum(jnp.abs(s - t)) / (jnp.sum(s) + _FLOOR)
+    stft_terms.append(relative + _log_distance(s, t))
   return sum(mel_terms) / len(windows), sum(stft_terms) / len(windows)
 
 
 def waveform_loss(audio: jax.Array, estimate: jax.Array) -> jax.Array:
-  """Mean over examples of ||x - x'|| / ||x||; silence counts as noise at -60 dB."""
+  """Mean over examples of ||x - x'|| / ||x||; what is quieter than -34 dB counts as if at -34 dB."""
   error = jnp.sqrt(jnp.mean(jnp.square(audio - estimate), axis=(1, 2)) + 1e-12)
   level = jnp.sqrt(jnp.mean(jnp.square(audio), axis=(1, 2)))
-  return jnp.mean(error / jnp.maximum(level, 1e-3))
+  return jnp.mean(error / jnp.maximum(level, 0.02))
 
 
 def _log_distance(s: jax.Array, t: jax.Array) -> jax.Array:

@@ -143,8 +143,8 @@ def _decoder_shapes(config: SpectroStreamConfig, bins: int) -> Shapes:
 def init_params(rng: jax.Array, config: SpectroStreamConfig, spec: LiveMusicSpec) -> Params:
   """Starting parameters {'encoder': ..., 'decoder': ...}, float32.
 
-  Kernels are normal with variance 1 / fan-in, biases 0. The last layer of every residual branch
-  starts small, so that signals first run along the shortcuts.
+  Kernels are normal with variance 1 / fan-in, biases 0. One layer of every residual branch
+  starts smaller, so that units do not add up to large outputs.
   """
   params: Params = {}
   shapes = kernel_shapes(config, spec)
@@ -163,17 +163,16 @@ def init_params(rng: jax.Array, config: SpectroStreamConfig, spec: LiveMusicSpec
 
 
 def _initial_gain(name: str) -> float:
-  parts = name.split('/')
-  if parts[1] == 'base_conv_first':
-    return INPUT_GAIN
-  if parts[1] == 'output_layer':
-    return 1.0 / INPUT_GAIN
-  branch_ends = ('conv2d_3x3', 'conv1x1_b2') if parts[0] == 'decoder' else ('_a', 'conv1x1_b2')
-  if parts[1] != 'output_convs' and name.endswith(branch_ends) or name.endswith('conv1x1_b2'):
-    return 0.3
-  return 1.0
+  unit, leaf = name.split('/')[1], name.split('/')[-1]
+  if unit == 'base_conv_first':
+    return _INPUT_GAIN
+  if unit == 'output_layer':
+    return _OUTPUT_GAIN
+  return _BRANCH_GAIN if leaf in ('conv2d_3x3', 'conv1x1_b2') else 1.0
 
 
 # Spectra of music at full level have a root mean square near 4: the first layer brings them to about
-# 1, the last one back.
-INPUT_GAIN = 0.25
+# 1, the last one back from what the residual units have added up.
+_INPUT_GAIN = 0.25
+_BRANCH_GAIN = 0.7
+_OUTPUT_GAIN = 1.0

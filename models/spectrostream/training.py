@@ -1,6 +1,7 @@
 """How a SpectroStream is trained: reconstruction first, then with codes in between.
 
-Until the first calibration step the latents go straight into the decoder. There k-means starts the
+Optionally some channels start as a linear transform that already transmits the waveform (see
+`linear_start`) and stay so. Until the first calibration step the latents go straight into the decoder. There k-means starts the
 codebooks; from then on every example draws how many levels the decoder sees: in half of the cases
 none (the latent bypasses the quantizer), else one of the depths of Magenta RealTime 2's config,
 which favour few levels. Codebooks follow the latents by an exponential moving average, dead codes
@@ -19,7 +20,9 @@ import numpy as np
 from models import rvq
 from models.spec import LiveMusicSpec
 from models.spectrostream import losses, network
+from models.spectrostream.codec import SpectroStream
 from models.spectrostream.config import SpectroStreamConfig
+from models.spectrostream.linear_start import LinearStart, linear_start
 from models.spectrostream.stft import inverse_stft, stft
 
 Batch = dict[str, jax.Array]
@@ -42,26 +45,47 @@ class CodecRecipe:
     ema_decay: of the codebooks' averages.
     dead_threshold: codes chosen less often than this share of an equal use count as dead.
     revive_until: no codes are moved from this step on, so that the last steps leave them in peace.
+    linear_start: carried channels, fitted before step 0; None starts at random, and so must a run
+      that starts from the parameters of another.
+    linear_start_batches: batches that it is fitted to.
+    latent_level: standard deviation that `finish` gives to latents which are not carried.
+    final_folds: of the last k-means; see `rvq.fit_residual_kmeans`.
   """
 
   mel_weight: float = 1.0
   stft_weight: float = 0.3
-  waveform_weight: float = 1.0
+  waveform_weight: float = 2.0
   commitment_weight: float = 0.1
   windows: tuple[int, ...] = (128, 512, 2048)
   bypass_rate: float = 0.5
-  calibration_steps: tuple[int, ...] = (600, 1100)
-  calibration_batches: int = 150
+  calibration_steps: tuple[int, ...] = (450, 1000)
+  calibration_batches: int = 160
   kmeans_iterations: int = 8
   ema_decay: float = 0.99
   dead_threshold: float = 0.02
-  revive_until: int = 1100
+  revive_until: int = 1000
+  linear_start: LinearStart | None = None
+  linear_start_batches: int = 40
+  latent_level: float = 0.2
+  final_folds: int = 4
 
 
 def depth_choices(num_levels: int) -> np.ndarray:
   """Numbers of levels that training draws from: 1..16, then 18..32 by 2, then 36..64 by 4."""
   depths = [*range(1, 17), *range(18, 33, 2), *range(36, 65, 4)]
   return np.array(sorted({min(depth, num_levels) for depth in depths}), np.int32)
+
+
+def scale_latents(params: dict[str, Any], scales: np.ndarray) -> dict[str, Any]:
+  """Parameters whose latents are `scales` [D] times as large and whose decoder undoes it."""
+  params = jax.tree.map(np.array, params)
+  output, first = params['encoder']['output_convs'], params['decoder']['input_layer']
+  for layer in (output['conv1x1_last'], output['shortcut_layer']['conv1x1_b2']):
+    layer['conv']['kernel'] *= scales
+    layer['conv']['bias'] *= scales
+  for layer in (first['conv1x1_first'], first['shortcut_layer']['conv1x1_b1']):
+    layer['conv']['kernel'] /= scales[:, None]
+  return params
 
 
 class CodecTrainable:
@@ -83,37 +107,77 @@ class CodecTrainable:
 
   @property
   def calibration_steps(self) -> tuple[int, ...]:
-    return tuple(self.recipe.calibration_steps)
+    first = () if self.recipe.linear_start is None else (0,)
+    return first + tuple(self.recipe.calibration_steps)
 
   def init(self, rng: jax.Array) -> dict[str, Any]:
     """Starting parameters {'encoder': ..., 'decoder': ...}."""
     return self._init(rng)
 
   def init_aux(self, rng: jax.Array) -> dict[str, jax.Array]:
-    """Codebooks before calibration: zeros, not used."""
-    del rng
+    """Codebooks before calibration: zeros, not used; with a linear start, what may be trained."""
     shape = (self.spec.codec_levels, self.spec.codebook_size, self.config.num_features)
     state = rvq.codebook_state(jnp.zeros(shape, jnp.float32))
-    return {**state._asdict(), 'calibrated': jnp.zeros([], jnp.float32)}
+    aux = {**state._asdict(), 'calibrated': jnp.zeros([], jnp.float32)}
+    if self.recipe.linear_start is not None:
+      aux['trainable'] = jax.tree.map(jnp.ones_like, self._init(rng))
+    return aux
 
   def latents(self, params: dict[str, Any], audio: jax.Array) -> jax.Array:
     """Audio [B, n, 2] -> latents [B, frames, D]."""
     return network.encode(params['encoder'], stft(audio, self._hop))
 
   def calibrate(self, state: Any, get_batch: Callable[[int], Mapping[str, np.ndarray]]) -> Any:
-    """Fits the codebooks by k-means to the latents of batches 0, 1, ...; gives the new state."""
-    batches = [
-      np.asarray(self._latents(state.params, get_batch(index)['audio']))
-      for index in range(self.recipe.calibration_batches)
-    ]
-    frames_per_batch = batches[0][..., 0].size
-    x = np.concatenate([batch.reshape([-1, batch.shape[-1]]) for batch in batches])
-    codebooks = rvq.fit_residual_kmeans(
+    """Before step 0 the linear start, later codebooks by k-means; gives the new state.
+
+    Both are fitted to batches 0, 1, ... of `get_batch`.
+    """
+    if int(state.step) == 0 and self.recipe.linear_start is not None:
+      audio = [get_batch(index)['audio'] for index in range(self.recipe.linear_start_batches)]
+      params, trainable = linear_start(
+        state.params, self.config, self.spec, np.concatenate(audio), self.recipe.linear_start
+      )
+      return state.replace(params=params, aux={**state.aux, 'trainable': trainable})
+    latents = self._many_latents(state.params, get_batch, self.recipe.calibration_batches)
+    codebooks = self._fit(latents.reshape([-1, latents.shape[-1]]))
+    books = rvq.codebook_state(codebooks, latents[0].shape[0] * len(get_batch(0)['audio']))
+    return state.replace(
+      aux={**state.aux, **books._asdict(), 'calibrated': jnp.ones([], jnp.float32)}
+    )
+
+  def finish(
+    self,
+    params: dict[str, Any],
+    get_batch: Callable[[int], Mapping[str, np.ndarray]],
+    num_batches: int,
+  ) -> SpectroStream:
+    """The codec of trained parameters: latents brought to one level, codebooks fitted once more.
+
+    RVQ spends its bits on the largest latents. Those that training left free have drifted to any
+    size; here each is scaled to `latent_level`, which the decoder's first layer undoes exactly.
+    """
+    latents = self._many_latents(params, get_batch, num_batches)
+    flat = latents.reshape([-1, latents.shape[-1]])
+    scales = np.ones(flat.shape[1], np.float32)
+    if self.recipe.linear_start is not None:
+      free = slice(self.recipe.linear_start.features, None)
+      scales[free] = self.recipe.latent_level / np.maximum(flat[:, free].std(0), 1e-6)
+    codebooks = self._fit(flat * scales, self.recipe.final_folds)
+    codebooks = rvq.move_unused_codes(codebooks, flat * scales, seed=self.seed)
+    return SpectroStream(self.config, scale_latents(params, scales), codebooks, self.spec)
+
+  def _many_latents(
+    self, params: dict[str, Any], get_batch: Callable[[int], Mapping[str, np.ndarray]], number: int
+  ) -> np.ndarray:
+    """Latents of batches 0..number-1: [number * B, frames, D]."""
+    audio = (get_batch(index)['audio'] for index in range(number))
+    return np.concatenate([np.asarray(self._latents(params, batch)) for batch in audio])
+
+  def _fit(self, x: np.ndarray, folds: int = 1) -> np.ndarray:
+    return rvq.fit_residual_kmeans(
       x, self.spec.codec_levels, self.spec.codebook_size,
-      seed=self.seed, iterations=self.recipe.kmeans_iterations,
+      seed=self.seed, iterations=self.recipe.kmeans_iterations, folds=folds,
     )  # fmt: skip
-    books = rvq.codebook_state(codebooks, frames_per_batch)
-    return state.replace(aux={**books._asdict(), 'calibrated': jnp.ones([], jnp.float32)})
 
   def loss_fn(
     self, params: dict[str, Any], batch: Batch, rng: jax.Array, aux: dict[str, jax.Array]
@@ -150,6 +214,8 @@ class CodecTrainable:
     (loss, (parts, found)), gradients = jax.value_and_grad(self.loss_fn, has_aux=True)(
       state.params, batch, depth_rng, state.aux
     )
+    if 'trainable' in state.aux:
+      gradients = jax.tree.map(jnp.multiply, gradients, state.aux['trainable'])
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = jax.tree.map(jnp.add, state.params, updates)
     aux, revived = jax.lax.cond(
@@ -208,4 +274,4 @@ class CodecTrainable:
     equal_use = found.codes.shape[0] / self.spec.codebook_size
     threshold = jnp.where(step < recipe.revive_until, recipe.dead_threshold * equal_use, -1.0)
     books, revived = rvq.revive_dead_codes(books, found.residuals, rng, threshold)
-    return {**books._asdict(), 'calibrated': aux['calibrated']}, jnp.sum(revived)
+    return {**aux, **books._asdict()}, jnp.sum(revived)

@@ -1,0 +1,345 @@
+"""A closed-form start that already transmits the waveform: principal components, stage by stage.
+
+From random parameters a small codec learns magnitudes fast but phases hardly at all. Here some
+channels of every stage are set to carry the spectrum linearly: each strided unit keeps the leading
+principal components of the blocks that it folds (a Karhunen-Loeve transform fitted to audio, stage
+after stage), the last one those of the flattened latent; the decoder applies the transposes. Between
+the units these channels ride on a constant of `_OFFSET`, so that ELU passes them unchanged; a constant
+channel of the decoder takes it away again. The outputs concerned are marked as not trainable:
+gradient steps on such chains of offsets make them worse. All other channels stay free, read the
+carried ones, and learn what is not linear.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.spec import LiveMusicSpec
+from models.spectrostream import config as config_lib
+from models.spectrostream import network
+from models.spectrostream.config import SpectroStreamConfig
+from models.spectrostream.stft import stft
+
+Tree = dict[str, Any]
+_OFFSET = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearStart:
+  """How much of each stage carries the spectrum.
+
+  Attributes:
+    carried: channels per audio channel after base_conv_first and encoder_0..encoder_6, leading ones;
+      the decoder's stages take the same numbers in reverse. A number above what the fold provides
+      leaves channels idle.
+    features: leading latents that carry the waveform.
+    latent_scale: their scale, small enough that fine RVQ levels code them.
+    input_gain: from spectrum to channels.
+    crosstalk: factor on the random weights by which free channels read carried ones.
+    output_crosstalk: factor on the free channels' random weights in the output layer.
+  """
+
+  carried: tuple[int, ...] = (2, 8, 8, 20, 20, 28, 44, 48)
+  features: int = 36
+  latent_scale: float = 0.3
+  input_gain: float = 0.1
+  crosstalk: float = 0.3
+  output_crosstalk: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Transform:
+  """What one strided unit does: folded block [time * bins * in] @ matrix -> carried channels."""
+
+  forward: np.ndarray
+  backward: np.ndarray
+
+
+def linear_start(
+  params: Tree,
+  config: SpectroStreamConfig,
+  spec: LiveMusicSpec,
+  audio: np.ndarray,
+  start: LinearStart = LinearStart(),
+) -> tuple[Tree, Tree]:
+  """Sets the carried channels of random parameters.
+
+  Args:
+    params: as `network.init_params` gives them; not changed.
+    config: their widths.
+    spec: sample and frame rate.
+    audio: [B, n, 2] float32, n a whole number of latent frames; what the components are fitted to.
+    start: see there.
+
+  Returns:
+    (params, trainable): float32 trees of the same structure; `trainable` is 0 where a parameter must
+    stay as it is and 1 elsewhere.
+
+  Raises:
+    ValueError: the numbers of `start` do not fit the widths.
+  """
+  _check(config, start)
+  transforms, basis = _fit(audio, spec, start)
+  layers = _Layers(params)
+  _set_encoder(layers, config, start, transforms, basis)
+  _set_decoder(layers, config, start, transforms, basis)
+  return jax.tree.map(jnp.asarray, layers.params), jax.tree.map(jnp.asarray, layers.trainable)
+
+
+def _check(config: SpectroStreamConfig, start: LinearStart):
+  carried, widths = start.carried, config.encoder_widths
+  # The decoder's stages in the encoder's order; decoder_widths[1] holds both channels. One channel
+  # of each is the constant.
+  decoder = [config.decoder_widths[0], config.decoder_widths[1] // 2, *config.decoder_widths[2:]]
+  room = [width - 1 for width in reversed(decoder)]
+  for index, limits in enumerate(zip(widths, room, strict=True)):
+    if not 1 <= carried[index] <= min(limits):
+      raise ValueError(f'carried[{index}]={carried[index]} is not in 1..{min(limits)}.')
+  # A unit that keeps its width has no projection: what its shortcut brings must itself be carried.
+  for index in range(len(config_lib.ENCODER_STRIDES)):
+    inside = widths[index] * (2 if index == config_lib.SEPARATE_ENCODER_UNITS else 1)
+    if inside == widths[index + 1] and carried[index] < carried[index + 1]:
+      raise ValueError(f'encoder_{index} keeps its width, so carried must not grow: {carried}.')
+  for index, stage in enumerate(reversed(range(len(config_lib.ENCODER_STRIDES)))):
+    inside = config.decoder_widths[index] // (2 if index == config_lib.JOINT_DECODER_UNITS else 1)
+    if inside == config.decoder_widths[index + 1] and (
+      index < config_lib.JOINT_DECODER_UNITS or carried[stage + 1] < carried[stage]
+    ):
+      raise ValueError(f'decoder_{index} keeps its width, which {carried} cannot pass through.')
+  if not 1 <= start.features <= config.num_features:
+    raise ValueError(f'features={start.features} is not in 1..{config.num_features}.')
+
+
+def _fit(
+  audio: np.ndarray, spec: LiveMusicSpec, start: LinearStart
+) -> tuple[list[_Transform], np.ndarray]:
+  """The transform of every unit and the basis [bins * channels, features] of the latent."""
+  spectrum = stft(jnp.asarray(audio, jnp.float32), network.hop_size(spec))
+  x = np.asarray(network.split_channels(spectrum)) * start.input_gain
+  x = np.pad(x, [(0, 0), (0, 0), (0, 0), (0, start.carried[0] - 2)])
+  rank, transforms = 2, []
+  for index, (st, sf) in enumerate(config_lib.ENCODER_STRIDES):
+    if index == config_lib.SEPARATE_ENCODER_UNITS:
+      x, rank = np.asarray(network.join_channels(x)), 2 * rank
+    batch, frames, bins, width = x.shape
+    x = x.reshape([batch, frames // st, st, bins // sf, sf, width]).transpose([0, 1, 3, 2, 4, 5])
+    x = x.reshape([batch, frames // st, bins // sf, st * sf * width])
+    kept = start.carried[index + 1]
+    rank = min(rank * st * sf, kept)
+    basis = np.zeros([x.shape[-1], kept])
+    basis[:, :rank] = _principal_components(x, rank)
+    y = x @ basis
+    gain = 1 / np.sqrt(np.square(y).mean((0, 1)).max() + 1e-12)
+    transforms.append(_Transform(gain * basis, basis / gain))
+    x = (gain * y).astype(np.float32)
+  return transforms, _principal_components(x.reshape([*x.shape[:2], -1]), start.features)
+
+
+def _principal_components(x: np.ndarray, number: int) -> np.ndarray:
+  """[..., D] -> [D, number]: leading eigenvectors of the second moment, largest first."""
+  flat = x.reshape([-1, x.shape[-1]]).astype(np.float64)
+  return np.linalg.eigh(flat.T @ flat)[1][:, ::-1][:, :number]
+
+
+class _Layers:
+  """Writable parameters, and which of them may be trained."""
+
+  def __init__(self, params: Tree):
+    self.params = jax.tree.map(np.array, params)
+    self.trainable = jax.tree.map(np.ones_like, self.params)
+
+  def __getitem__(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(kernel, bias) of a layer, to be written to."""
+    layer = _at(self.params, name)
+    return layer['kernel'], layer['bias']
+
+  def has(self, name: str) -> bool:
+    node = self.params
+    for part in name.split('/'):
+      if part not in node:
+        return False
+      node = node[part]
+    return True
+
+  def clear(self, name: str, outputs: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Zeros these outputs of a layer, takes them out of training, gives (kernel, bias)."""
+    kernel, bias = self[name]
+    trainable = _at(self.trainable, name)
+    for array in (kernel, bias, trainable['kernel'], trainable['bias']):
+      array[..., np.asarray(outputs, int)] = 0
+    return kernel, bias
+
+
+def _at(tree: Tree, name: str) -> Tree:
+  for part in name.split('/'):
+    tree = tree[part]
+  return tree['conv']
+
+
+def _set_encoder(
+  layers: _Layers,
+  config: SpectroStreamConfig,
+  start: LinearStart,
+  transforms: list[_Transform],
+  basis: np.ndarray,
+):
+  carried, quiet = start.carried, start.crosstalk
+  kernel, bias = layers.clear('encoder/base_conv_first', range(carried[0]))
+  _, centre = _centre(kernel)
+  kernel[-1, centre, [0, 1], [0, 1]] = start.input_gain
+  bias[: carried[0]] = _OFFSET
+
+  width = config.encoder_widths[0]
+  for index, (stride, transform) in enumerate(
+    zip(config_lib.ENCODER_STRIDES, transforms, strict=True)
+  ):
+    st, sf = stride
+    unit, inputs, outs = f'encoder/encoder_{index}', np.arange(carried[index]), carried[index + 1]
+    if index == config_lib.SEPARATE_ENCODER_UNITS:
+      inputs, width = np.concatenate([inputs, width + inputs]), 2 * width
+    kernel, _ = layers.clear(f'{unit}/conv2d_3x3', inputs)
+    kernel[:, :, inputs] *= quiet
+    kernel[-1, 1, inputs, inputs] = 1
+
+    kt, kf = network.unit_kernel(stride)
+    weights = transform.forward.reshape([st, sf, len(inputs), outs]).copy()
+    projected = layers.has(f'{unit}/shortcut_layer')
+    if not projected:  # The shortcut already brings the block's mean.
+      weights[:, :, np.arange(outs), np.arange(outs)] -= 1 / (st * sf)
+    kernel, bias = layers.clear(f'{unit}/conv2d_{kt}x{kf}_a', range(outs))
+    kernel[:, :, inputs] *= quiet
+    early, low = max(kt - st, 0), max(kf - sf, 0) // 2
+    for a in range(st):
+      for b in range(sf):
+        kernel[early + a, low + b, inputs, :outs] = weights[a, b]
+    bias[:outs] = _OFFSET * (projected - weights.sum((0, 1, 2)))
+    if projected:
+      kernel, _ = layers.clear(f'{unit}/shortcut_layer/conv1x1', range(outs))
+      kernel[:, :, inputs] *= quiet
+    width = config.encoder_widths[index + 1]
+  _set_encoder_output(layers, start, basis, width)
+
+
+def _set_encoder_output(layers: _Layers, start: LinearStart, basis: np.ndarray, width: int):
+  """The bottleneck leaves carried channels alone; the first latents are their components."""
+  outs = start.carried[-1]
+  layers.clear('encoder/bottleneck/conv2d_3x3_a', range(outs))
+  layers['encoder/bottleneck/conv2d_3x3'][0][:, :, :outs] *= start.crosstalk
+  flat = _flat_indices(len(basis) // outs, width, outs)
+  name = 'encoder/output_convs'
+  kernel, bias = layers.clear(f'{name}/conv1x1_last', range(start.features))
+  # Other latents see the carried channels through the branch only, which need not be linear.
+  kernel[0, 0, flat] = 0
+  kernel[0, 0, flat, : start.features] = start.latent_scale * basis
+  bias[: start.features] = -_OFFSET * start.latent_scale * basis.sum(0)
+  layers[f'{name}/shortcut_layer/conv1x1_b1'][0][0, 0, flat] *= start.crosstalk
+  layers.clear(f'{name}/shortcut_layer/conv1x1_b2', range(start.features))
+
+
+def _set_decoder(
+  layers: _Layers,
+  config: SpectroStreamConfig,
+  start: LinearStart,
+  transforms: list[_Transform],
+  basis: np.ndarray,
+):
+  width = config.decoder_widths[0]
+  _set_decoder_input(layers, start, basis, width)
+  for index, stride in enumerate(config_lib.DECODER_STRIDES):
+    stage = len(transforms) - 1 - index
+    out_width = config.decoder_widths[index + 1]
+    outs, constants = np.arange(start.carried[stage]), np.array([out_width - 1])
+    if index < config_lib.JOINT_DECODER_UNITS:
+      outs = np.concatenate([outs, out_width // 2 + outs])
+      constants = np.array([out_width // 2 - 1, out_width - 1])
+    matrix = transforms[stage].backward.reshape([*stride, len(outs), start.carried[stage + 1]])
+    _set_decode_unit(layers, index, matrix.transpose([0, 1, 3, 2]), width, outs, constants, start)
+    width = out_width // (2 if index < config_lib.JOINT_DECODER_UNITS else 1)
+
+  name = 'decoder/output_layer/base_conv_last'
+  kernel, bias = layers[name]
+  trainable = _at(layers.trainable, name)
+  kernel *= start.output_crosstalk
+  _, centre = _centre(kernel)
+  kernel[:, :, : start.carried[0]] = 0
+  kernel[-1, centre, [0, 1], [0, 1]] = 1 / start.input_gain
+  bias[:] = -_OFFSET / start.input_gain
+  trainable['kernel'][:, :, : start.carried[0]] = 0
+  trainable['bias'][:] = 0
+
+
+def _set_decoder_input(layers: _Layers, start: LinearStart, basis: np.ndarray, width: int):
+  """Latents to carried channels of the first stage; the last channel of each bin is constant 1."""
+  carried = start.carried[-1]
+  bins = len(basis) // carried
+  flat, constant = _flat_indices(bins, width, carried), _flat_indices(bins, width, 1) + width - 1
+  fixed = np.concatenate([flat, constant])
+  kernel, bias = layers.clear('decoder/input_layer/conv1x1_first', fixed)
+  kernel[0, 0, : start.features, flat] = basis / start.latent_scale
+  bias[flat], bias[constant] = _OFFSET, 1.0
+  layers.clear('decoder/input_layer/shortcut_layer/conv1x1_b2', fixed)
+  unit = 'decoder/input_layers_residual_unit'
+  layers.clear(f'{unit}/conv2d_3x3', [*range(carried), width - 1])
+  layers[f'{unit}/conv2d_3x3_a'][0][:, :, :carried] *= start.crosstalk
+
+
+def _set_decode_unit(
+  layers: _Layers,
+  index: int,
+  matrix: np.ndarray,
+  width: int,
+  outs: np.ndarray,
+  constants: np.ndarray,
+  start: LinearStart,
+):
+  """One unit: carried channels times matrix [st, sf, in, out], the offset taken off by the constant.
+
+  Args:
+    layers: to write to.
+    index: of the unit.
+    matrix: see above.
+    width: channels that come in; the last is constant 1.
+    outs: channels that go out.
+    constants: channels that carry the constant on.
+    start: see there.
+  """
+  st, sf, carried, _ = matrix.shape
+  unit, fixed = f'decoder/decoder_{index}', np.concatenate([outs, constants])
+  projected, quiet = layers.has(f'{unit}/shortcut_layer'), start.crosstalk
+  weights = matrix.copy()
+  if not projected:  # The shortcut already repeats the input.
+    weights[:, :, np.arange(len(outs)), np.arange(len(outs))] -= 1
+  kt, kf = network.unit_kernel((st, sf))
+  kernel, bias = layers.clear(f'{unit}/conv2dtranspose_{kt}x{kf}', fixed)
+  kernel[:, :, [*range(carried), width - 1]] *= quiet
+  # The decoder runs one latent behind: its first unit reads the latent before.
+  late = kt - 1 - (st if index == 0 else 0)
+  high = kf - 1 if sf > kf - 1 else -(-(kf + sf - 2) // 2)
+  for a in range(st):
+    for b in range(sf):
+      kernel[late - a, high - b, :carried, outs] = weights[a, b].T
+      kernel[late - a, high - b, width - 1, outs] = -_OFFSET * weights[a, b].sum(0)
+  bias[outs], bias[constants] = _OFFSET, 1.0
+
+  kernel, bias = layers.clear(f'{unit}/conv2d_3x3', fixed)
+  kernel[:, :, outs] *= quiet
+  kernel[-1, 1, outs, outs] = 1
+  if projected:
+    kernel[-1, 1, constants, constants] = 1
+    kernel, _ = layers.clear(f'{unit}/shortcut_layer/conv1x1', fixed)
+    kernel[:, :, :carried] *= quiet
+  else:
+    bias[outs] = -_OFFSET
+
+
+def _flat_indices(bins: int, width: int, channels: int) -> np.ndarray:
+  """Positions of the first `channels` of `width` in a bin-major flattened [bins, width]."""
+  return (width * np.arange(bins)[:, None] + np.arange(channels)).reshape(-1)
+
+
+def _centre(kernel: np.ndarray) -> tuple[int, int]:
+  return kernel.shape[0] - 1, (kernel.shape[1] - 1) // 2
