@@ -179,8 +179,9 @@ def test_what_finishes_a_run(tmp_path):
   assert finished[1][0] >= step + 1
 
 
-def test_bundles_of_other_tokens_are_refused(tmp_path):
-  params = MODEL.init(jax.random.key(1))
+def test_bundles_of_other_tokens_are_refused(tmp_path, language_model_run):
+  _, state, _ = language_model_run
+  params = state.params
   bundle = Bundle(MODEL, params, SPEC, card={'name': 'test'}, presets={}, **IDENTITY)
   save_bundle(tmp_path / 'bundle', bundle)
   path = str(tmp_path / 'bundle')
@@ -195,7 +196,7 @@ def test_adafactor_is_told_the_stacked_layers():
   optimizer = runs.make_optimizer(
     lambda *, stacked: optimizers.adafactor(0.1, stacked=stacked), MODEL
   )
-  state = optimizer.init(MODEL.init(jax.random.key(0)))
+  state = jax.eval_shape(lambda key: optimizer.init(MODEL.init(key)), jax.random.key(0))
   assert state.v_row['encoder']['layers']['mlp']['gate'].shape == (1, 1)  # One unused slot a layer.
   assert state.v_row['embedding'].shape == (1,)
   ready = optimizers.adam(0.1)
