@@ -22,8 +22,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-  from pipelines import gin_config
+  from pipelines import gin_config, startup
 
+  startup.begin()
   try:
     bindings, unknown = gin_config.split_flags(argv[1:])
     if unknown:

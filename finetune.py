@@ -27,6 +27,9 @@ _SEED = flags.DEFINE_integer('seed', 42, 'Of crops and dropout.')
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'Unknown argument {argv[1]!r}.')
+  from pipelines import startup
+
+  startup.begin()
   from pipelines.finetune import finetune
 
   try:

@@ -25,6 +25,9 @@ _CONTINUE_FROM = flags.DEFINE_string('continue_from', None, 'Audio file to go on
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'What does {argv[1]!r} mean? A prompt is given by --prompt.')
+  from pipelines import startup
+
+  startup.begin()
   from inference import SamplingOptions
   from pipelines.generate import generate_file
 

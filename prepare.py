@@ -4,7 +4,6 @@ Reads tags, checks quality, splits by work, and writes token records that train.
 that cannot be used is listed in OUT/rejects.jsonl with its reason. Run again, it does what is new.
 """
 
-import os
 import sys
 import time
 
@@ -37,9 +36,9 @@ _BEAM = flags.DEFINE_multi_string(
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'Unknown argument {argv[1]!r}.')
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  if not flags.FLAGS['verbosity'].present:
-    logging.set_verbosity(logging.ERROR)  # Beam, JAX and TensorFlow tell what they do not need.
+  from pipelines import startup
+
+  startup.begin()
   # Heavy imports come after the flags, so that --help answers at once.
   from preprocessing import corpus, features, quality
 

@@ -6,10 +6,9 @@
 Started again, it goes on. --gin.NAME=VALUE sets a macro or a parameter.
 """
 
-import os
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
 _GIN_FILE = flags.DEFINE_multi_string(
   'gin_file', [], 'A gin file; repeat it, later ones win: a model of gin/models, a run of gin/runs.'
@@ -28,11 +27,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  from pipelines import gin_config
+  from pipelines import gin_config, startup
 
-  if not flags.FLAGS['verbosity'].present:
-    logging.set_verbosity(logging.WARNING)  # Orbax tells each file that it writes.
+  startup.begin()
   try:
     bindings, unknown = gin_config.split_flags(argv[1:])
     if unknown:

@@ -1,0 +1,33 @@
+"""What every root script does first: quiet libraries, and a look at which `models` is found."""
+
+import importlib.util
+import os
+import pathlib
+import sys
+
+from absl import flags, logging
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def begin() -> None:
+  """Silences libraries unless --verbosity was given, and makes sure that the rooms are Woodshed's.
+
+  Raises:
+    SystemExit: `models` resolves to another package than the one beside this file.
+  """
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  if not flags.FLAGS.is_parsed() or not flags.FLAGS['verbosity'].present:
+    logging.set_verbosity(logging.ERROR)  # Beam, Orbax and TensorFlow tell what nobody asked.
+  check_rooms()
+
+
+def check_rooms() -> None:
+  """Stops where the folder names of Woodshed mean something else on this path."""
+  found = importlib.util.find_spec('models')
+  place = pathlib.Path(found.origin).parent if found and found.origin else None
+  if place != ROOT / 'models':
+    sys.exit(
+      f'`import models` finds {place}, not {ROOT / "models"}. Run from the checkout, or in the '
+      'virtual environment that `make install` made, with no other `models` on PYTHONPATH.'
+    )
