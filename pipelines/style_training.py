@@ -80,6 +80,7 @@ def train_style(
   seed: int = 42,
   initial_checkpoint_path: str | None = None,
   card: dict[str, Any] | None = None,
+  spec: LiveMusicSpec | None = None,
   dry_run: bool = False,
   on_start: Callable[[], Any] | None = None,
   **run_options: Any,
@@ -100,12 +101,13 @@ def train_style(
     initial_checkpoint_path: MODEL_DIR of an earlier run or a checkpoint in it; its vocabulary is
       taken over.
     card: saved with the weights, beside the recipe and the figures.
+    spec: rates, window and sizes of the tokens.
     dry_run: print the model and the first example, and train nothing.
     on_start: called when everything is built.
     **run_options: optimizer, total_steps and the rest of `runs.train`.
   """
   recipe, finishing = recipe or StyleRecipe(), finish or FinishRecipe()
-  spec = LiveMusicSpec()
+  spec = spec or LiveMusicSpec()
   tracks = style_tracks(data_dir)
   vocabulary = _vocabulary(
     model_dir, initial_checkpoint_path, tracks, config, seed, write=not dry_run

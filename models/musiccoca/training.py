@@ -140,6 +140,9 @@ class StyleTrainable:
 
   def init(self, rng: jax.Array) -> dict[str, Any]:
     """Parameters: 'audio', 'text', 'captioner', 'log_temperature'."""
+    return jax.jit(self._init)(rng)
+
+  def _init(self, rng: jax.Array) -> dict[str, Any]:
     keys = jax.random.split(rng, 3)
     width = self.spec.style_dim
     return {

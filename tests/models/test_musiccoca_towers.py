@@ -14,19 +14,20 @@ _TOWER = TowerConfig(
 )
 _CONFIG = MusicCoCaConfig(audio=_TOWER, text=_TOWER, vocab_size=50, max_text_length=12)
 _KEY = jax.random.key(0)
+_embed = jax.jit(towers.embed_text_ids, static_argnums=3)
+_features = jax.jit(towers.audio_features, static_argnums=2)
 
 
 def _perturbed(params: dict, scale: float = 0.3) -> dict:
   """Parameters away from zeros and ones, so that every one of them matters."""
-  leaves, structure = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(7), len(leaves))
-  moved = [leaf + scale * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
-  return jax.tree.unflatten(structure, moved)
+  rng = np.random.default_rng(7)
+  moved = lambda x: x + np.float32(scale) * rng.standard_normal(x.shape, np.float32)  # noqa: E731
+  return jax.tree.map(moved, params)
 
 
 @pytest.fixture(scope='module')
 def text_params() -> dict:
-  return _perturbed(towers.init_text_tower(_KEY, _CONFIG, 20))
+  return _perturbed(jax.jit(lambda: towers.init_text_tower(_KEY, _CONFIG, 20))())
 
 
 def test_real_sizes_have_the_released_parameter_counts():
@@ -76,7 +77,7 @@ def _text_tower64(params: dict, ids: np.ndarray, tower: TowerConfig, cap: float)
 
 def test_text_tower_equals_a_float64_reference(text_params):
   ids = np.array([1, 7, 30, 49, 7], np.int32)
-  got = towers.embed_text_ids(text_params, ids[None], jnp.zeros([1, 5]), _CONFIG)
+  got = _embed(text_params, ids[None], jnp.zeros([1, 5]), _CONFIG)
   expected = _text_tower64(text_params, ids, _TOWER, 50.0)
   np.testing.assert_allclose(np.asarray(got)[0], expected, atol=2e-4)
 
@@ -84,11 +85,11 @@ def test_text_tower_equals_a_float64_reference(text_params):
 def test_padding_changes_nothing(text_params):
   ids = np.array([[1, 7, 30, 0, 0, 0], [1, 7, 30, 9, 9, 9]], np.int32)
   paddings = np.array([[0, 0, 0, 1, 1, 1]] * 2, np.float32)
-  short = towers.embed_text_ids(text_params, ids[:1, :3], paddings[:1, :3], _CONFIG)
-  padded = np.asarray(towers.embed_text_ids(text_params, ids, paddings, _CONFIG))
+  short = _embed(text_params, ids[:1, :3], paddings[:1, :3], _CONFIG)
+  padded = np.asarray(_embed(text_params, ids, paddings, _CONFIG))
   np.testing.assert_allclose(padded[0], np.asarray(short)[0], atol=1e-5)
   np.testing.assert_allclose(padded[1], np.asarray(short)[0], atol=1e-5)
-  unpadded = np.asarray(towers.embed_text_ids(text_params, ids, 0 * paddings, _CONFIG))
+  unpadded = np.asarray(_embed(text_params, ids, 0 * paddings, _CONFIG))
   assert np.abs(unpadded[0] - padded[0]).max() > 1e-2
 
 
@@ -124,12 +125,14 @@ def test_feed_forward_output_is_zero_at_padding(text_params):
 
 def test_kept_patches_keep_their_places():
   """All patches in another order, with their places: the same embedding."""
-  params = _perturbed(towers.init_audio_tower(_KEY, _CONFIG, 6_000, 20), 0.1)
+  params = _perturbed(
+    jax.jit(lambda: towers.init_audio_tower(_KEY, _CONFIG, 6_000, 20))(), 0.1
+  )
   count = _CONFIG.num_patches(6_000)
   tokens = jax.random.normal(_KEY, (1, count, 256))
   order = jax.random.permutation(_KEY, count)[None]
-  plain = towers.audio_features(params, tokens, _CONFIG)
-  shuffled = towers.audio_features(params, tokens[:, order[0]], _CONFIG, order)
+  plain = _features(params, tokens, _CONFIG)
+  shuffled = _features(params, tokens[:, order[0]], _CONFIG, order)
   np.testing.assert_allclose(np.asarray(plain)[:, order[0]], np.asarray(shuffled), atol=1e-4)
 
 

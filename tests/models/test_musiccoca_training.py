@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from models.musiccoca import captioner, frontend, training
+from models.musiccoca import captioner, frontend, towers, training
 from models.musiccoca.captioner import CaptionerConfig
 from models.musiccoca.config import MusicCoCaConfig, TowerConfig
 from models.spec import LiveMusicSpec
+from training.state import TrainState
 
 _TOWER = TowerConfig(
   num_layers=1, model_dim=16, num_heads=2, head_dim=8, mlp_dim=24, pooler_heads=2, pooler_head_dim=4
@@ -19,6 +20,27 @@ _TOWER = TowerConfig(
 _CONFIG = MusicCoCaConfig(audio=_TOWER, text=_TOWER, vocab_size=20, max_text_length=6)
 _SPEC = LiveMusicSpec(style_window_secs=1, style_dim=24)
 _RECIPE = training.StyleRecipe(captioner=CaptionerConfig(num_layers=1, num_queries=2))
+
+
+_caption_logits = jax.jit(captioner.caption_logits, static_argnums=3)
+
+
+@jax.jit
+def _captioner_params() -> dict:
+  return captioner.init_captioner(jax.random.key(0), _RECIPE.captioner, _CONFIG)
+
+
+@jax.jit
+def _log_mel(audio: jax.Array) -> jax.Array:
+  return frontend.log_mel(audio, _CONFIG, 16_000)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  """These models are tiny: compiling them takes the time, not running them."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def test_contrastive_loss_equals_a_hand_computed_one():
@@ -55,22 +77,23 @@ def test_equal_captions_share_the_target():
 
 
 def test_caption_logits_do_not_see_later_pieces():
-  params = captioner.init_captioner(jax.random.key(0), _RECIPE.captioner, _CONFIG)
+  params = _captioner_params()
   features = jax.random.normal(jax.random.key(1), (2, 8, 16))
-  first = captioner.caption_logits(params, features, jnp.array([[1, 4, 5, 6]] * 2), _CONFIG)
-  second = captioner.caption_logits(params, features, jnp.array([[1, 4, 5, 9]] * 2), _CONFIG)
+  first = _caption_logits(params, features, jnp.array([[1, 4, 5, 6]] * 2), _CONFIG)
+  second = _caption_logits(params, features, jnp.array([[1, 4, 5, 9]] * 2), _CONFIG)
   np.testing.assert_allclose(first[:, :3], second[:, :3], atol=1e-6)
   assert np.abs(np.asarray(first[:, 3] - second[:, 3])).max() > 1e-2
   assert np.abs(np.asarray(first[0] - first[1])).max() > 1e-3, 'the audio must matter'
 
 
 def test_caption_loss_counts_real_pieces_only():
-  params = captioner.init_captioner(jax.random.key(0), _RECIPE.captioner, _CONFIG)
+  params = _captioner_params()
   features = jax.random.normal(jax.random.key(1), (1, 8, 16))
   ids, paddings = np.array([[1, 4, 5, 0, 0]]), np.array([[0, 0, 0, 1, 1.0]])
-  total, pieces = captioner.caption_loss(params, features, ids, paddings, _CONFIG)
+  loss_fn = jax.jit(captioner.caption_loss, static_argnums=4)
+  total, pieces = loss_fn(params, features, ids, paddings, _CONFIG)
   logits = np.asarray(
-    captioner.caption_logits(params, features, ids[:, :-1], _CONFIG), np.float64
+    _caption_logits(params, features, ids[:, :-1], _CONFIG), np.float64
   )[0]
   chosen = logits[[0, 1], [4, 5]] - np.log(np.exp(logits[:2]).sum(1))
   assert float(pieces) == 2
@@ -79,8 +102,8 @@ def test_caption_loss_counts_real_pieces_only():
 
 def test_gain_changes_the_log_mel_as_it_changes_audio():
   audio = np.random.default_rng(0).standard_normal(8_000).astype(np.float32) * 0.1
-  plain = frontend.log_mel(audio[None], _CONFIG, 16_000)
-  louder = frontend.log_mel(audio[None] * 10 ** (6 / 20), _CONFIG, 16_000)
+  plain = _log_mel(audio[None])
+  louder = _log_mel(audio[None] * np.float32(10 ** (6 / 20)))
   got = training.change_gain(plain, jnp.array([6.0]), _CONFIG.log_floor)
   np.testing.assert_allclose(np.asarray(got), np.asarray(louder), atol=2e-3)
 
@@ -99,9 +122,10 @@ def test_audio_and_log_mel_batches_give_the_same_loss():
   trainable = training.StyleTrainable(_CONFIG, _RECIPE, _SPEC)
   params = trainable.init(jax.random.key(0))
   batch = _tones(3)
-  log_mel = frontend.log_mel(batch['audio'], _CONFIG, 16_000)
-  first, metrics = trainable.loss_fn(params, batch)
-  second, _ = trainable.loss_fn(params, {**batch, 'log_mel': log_mel})
+  log_mel = _log_mel(batch['audio'])
+  loss_fn = jax.jit(trainable.loss_fn)
+  first, metrics = loss_fn(params, batch)
+  second, _ = loss_fn(params, {**batch, 'log_mel': log_mel})
   assert float(first) == pytest.approx(float(second), rel=1e-6)
   means = trainable.summarize(metrics)
   assert means['loss'] == pytest.approx(means['contrastive_loss'] + means['caption_loss'], rel=1e-5)
@@ -115,7 +139,7 @@ def test_training_tells_tones_apart():
   optimizer = optax.adam(5e-3)
   state = optimizer.init(params)
   batch = _tones(4)
-  batch['log_mel'] = frontend.log_mel(batch.pop('audio'), _CONFIG, 16_000)
+  batch['log_mel'] = _log_mel(batch.pop('audio'))
 
   @jax.jit
   def step(params, state, rng):
@@ -132,3 +156,42 @@ def test_training_tells_tones_apart():
   assert last['contrastive_loss'] < 0.2 * first['contrastive_loss']
   assert last['caption_loss'] < 0.3 * first['caption_loss']
   assert last['pair_distance'] < 0.5 * first['pair_distance']
+
+
+def test_locked_audio_loss_is_zero_distance_at_the_audio_itself():
+  trainable = training.StyleTrainable(_CONFIG, _RECIPE, _SPEC)
+  params = trainable.init(jax.random.key(0))['text']
+  batch = _tones(4)
+  embed = jax.jit(towers.embed_text_ids, static_argnums=3)
+  text = np.asarray(embed(params, batch['text_ids'], batch['text_paddings'], _CONFIG))
+  loss_fn = jax.jit(training.locked_audio_loss, static_argnums=(2, 3))
+  loss, distance = loss_fn(params, {**batch, 'audio_embedding': text}, _CONFIG, 0.1)
+  contrastive, _ = training.contrastive_loss(text, text, 0.1)
+  assert float(distance) == pytest.approx(0, abs=1e-6)
+  assert float(loss) == pytest.approx(float(contrastive) / 4, rel=1e-4)
+  _, distance = loss_fn(params, {**batch, 'audio_embedding': text + 1.0}, _CONFIG, 0.1)
+  spread = np.square(text - text.mean(0)).sum()
+  assert float(distance) == pytest.approx(text.size / spread, rel=1e-3)
+
+
+def test_calibration_centres_the_first_layer():
+  trainable = training.StyleTrainable(_CONFIG, _RECIPE, _SPEC)
+  params = trainable.init(jax.random.key(0))
+  batch = _tones(4)
+  state = TrainState(step=0, params=params, opt_state=(), aux={})
+  audio = trainable.calibrate(state, lambda step: batch).params['audio']
+  tokens = frontend.patches(_log_mel(batch['audio']), _CONFIG)
+  first = np.asarray(tokens @ audio['patch']['kernel'] + audio['positions'])
+  assert np.abs(first.mean(0)).max() < 0.2, 'only the small random positions are left'
+  deviation = np.sqrt(np.square(tokens - tokens.mean(0)).mean())
+  np.testing.assert_allclose(
+    np.asarray(audio['patch']['kernel']) * deviation,
+    np.asarray(params['audio']['patch']['kernel']), rtol=1e-3,
+  )  # fmt: skip
+
+
+def test_layer_axes_are_those_of_stacked_layers():
+  trainable = training.StyleTrainable(_CONFIG, _RECIPE, _SPEC)
+  axes = trainable.layer_axes()
+  assert axes['audio']['layers']['out']['kernel'] and axes['captioner']['cross']['key']['bias']
+  assert not axes['audio']['patch']['kernel'] and not axes['text']['pooler']['query']

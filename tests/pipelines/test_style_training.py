@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -9,6 +10,7 @@ import soundfile
 from models.musiccoca import MusicCoCa, MusicCoCaConfig, TowerConfig, frontend
 from models.musiccoca.captioner import CaptionerConfig
 from models.musiccoca.training import StyleRecipe
+from models.spec import LiveMusicSpec
 from pipelines import style_feed, style_training
 from preprocessing.captions import CaptionFacts
 from training import optimizers
@@ -16,7 +18,18 @@ from training import optimizers
 _TOWER = TowerConfig(
   num_layers=1, model_dim=16, num_heads=2, head_dim=8, mlp_dim=16, pooler_heads=2, pooler_head_dim=4
 )
+_SPEC = LiveMusicSpec(
+  style_window_secs=1, style_dim=24, style_rvq_levels=3, style_levels=2, codebook_size=16
+)
 _CONFIG = MusicCoCaConfig(audio=_TOWER, text=_TOWER, vocab_size=200)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  """These models are tiny: compiling them takes the time, not running them."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='module')
@@ -44,7 +57,8 @@ def feed(folder):
   tracks = style_feed.style_tracks(folder)
   vocabulary = style_feed.caption_vocabulary(tracks, _CONFIG, seed=0)
   return style_feed.StyleFeed(
-    tracks, vocabulary, _CONFIG, batch_size=3, seed=5, cut_probability=0.0, text_length=16
+    tracks, vocabulary, _CONFIG, batch_size=3, seed=5, spec=_SPEC, text_length=16,
+    cut_probability=0.0,
   )
 
 
@@ -62,7 +76,7 @@ def test_batches_are_pure_functions_of_the_step(feed):
   first, again, other = feed.batch(0), feed.batch(0), feed.batch(1)
   for name in first:
     np.testing.assert_array_equal(first[name], again[name])
-  assert first['log_mel'].shape == (3, 992, 128)
+  assert first['log_mel'].shape == (3, 96, 128)
   assert first['text_ids'].shape == first['text_paddings'].shape == (3, 16)
   assert not np.array_equal(first['text_ids'], other['text_ids'])
 
@@ -76,9 +90,10 @@ def test_track_log_mel_equals_the_front_end(feed):
 
 
 def test_a_window_beyond_the_end_is_silence(feed):
-  window = feed.window(feed.track_log_mel(0), 600)
-  np.testing.assert_array_equal(window[:498], feed.track_log_mel(0)[600:])
-  np.testing.assert_allclose(window[498:], np.log(0.001), rtol=1e-3)
+  window = feed.window(feed.track_log_mel(0), 1050)
+  assert window.shape == (96, 128)
+  np.testing.assert_array_equal(window[:48], feed.track_log_mel(0)[1050:])
+  np.testing.assert_allclose(window[48:], np.log(0.001), rtol=1e-3)
 
 
 def test_a_run_writes_a_model_that_loads(folder, tmp_path):
@@ -94,10 +109,11 @@ def test_a_run_writes_a_model_that_loads(folder, tmp_path):
     optimizer=optimizers.adam(1e-3),
     total_steps=2,
     text_length=16,
+    spec=_SPEC,
     tensorboard=False,
   )
   model = MusicCoCa.load(tmp_path / style_training.WEIGHTS_FILE)
   assert model.card['training_tracks'] == 3 and model.card['held_out_tracks'] == 1
   assert model.card['steps'] == 2
   assert model.tokenize(model.embed_text(['piano']))[0, 0] in (0, 1)
-  assert model.codebooks.shape == (12, 1024, 768)
+  assert model.codebooks.shape == (3, 16, 24)
