@@ -116,8 +116,11 @@ def generate_file(
   if prompts:
     parse_prompts(prompts)  # Say what is wrong before anything slow.
   from pipelines.checkpoint_sources import load_source
-  from preprocessing.audio import read_audio, write_audio
+  from preprocessing.audio import WRITABLE_SUFFIXES, read_audio, write_audio
 
+  output = pathlib.Path(output)
+  if output.suffix.lower() not in WRITABLE_SUFFIXES:
+    raise ValueError(f'{output} does not end in one of {", ".join(WRITABLE_SUFFIXES)}.')
   source = load_source(bundle)
   sampling = sampling or SamplingOptions()
   session = LiveSession(
@@ -133,7 +136,6 @@ def generate_file(
   generation = generate_audio(
     session, list(prompts) or None, secs, continue_from=given, progress=progress
   )
-  output = pathlib.Path(output)
   output.parent.mkdir(parents=True, exist_ok=True)
   write_audio(output, np.clip(generation.audio, -1, 1), session.spec.sample_rate)
   print(

@@ -32,6 +32,7 @@ _SUBTYPES = {
   '.opus': ('OGG', 'OPUS'),
   '.aiff': ('AIFF', 'PCM_16'),
 }
+WRITABLE_SUFFIXES = tuple(_SUBTYPES)
 
 
 class AudioError(ValueError):

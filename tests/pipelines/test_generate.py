@@ -9,7 +9,7 @@ import pytest
 
 from inference import SamplingOptions
 from models.spec import LiveMusicSpec
-from pipelines.generate import Generation, generate_audio
+from pipelines.generate import Generation, generate_audio, generate_file
 
 SPEC = LiveMusicSpec()
 
@@ -86,6 +86,11 @@ def test_help_is_quick_and_names_the_true_defaults():
   text = ' '.join(done.stdout.split())
   for value in (options.temperature, options.top_k, options.guidance_weight):
     assert f'Default {value:g}.' in text
+
+
+def test_formats_that_cannot_be_written_stop_before_anything_is_loaded():
+  with pytest.raises(ValueError, match=r'out\.xyz does not end in one of \.wav'):
+    generate_file(['organ'], 'out.xyz', secs=2, bundle='none')
 
 
 def test_bad_prompts_stop_before_anything_is_loaded():
