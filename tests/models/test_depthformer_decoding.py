@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from models.depthformer import DepthformerConfig, DepthformerModel, from_v1
+from models.depthformer import model as model_lib
 from models.spec import LiveMusicSpec
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'llm_tiny.npz'
@@ -52,6 +53,13 @@ def _unmasked(inputs: np.ndarray) -> np.ndarray:
   masked[:, SPEC.context_length :] = SPEC.mask_id
   np.testing.assert_array_equal(masked, inputs[1::2])
   return inputs[0::2]
+
+
+def _logits(params, inputs: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+  return np.asarray(_jitted_logits(params, inputs, tokens))
+
+
+_jitted_logits = jax.jit(MODEL.logits)
 
 
 def _best_of_level(logits: np.ndarray) -> np.ndarray:
@@ -130,13 +138,13 @@ def test_id_1_ends_a_row_when_unconstrained(golden, params, inputs, guided):
 def test_step_by_step_logits_are_those_of_the_full_sequence(golden, params, inputs):
   tokens = golden['decode/greedy_nocfg']
   assert tokens.all()
-  logits = jax.jit(MODEL.logits)(params, inputs, tokens)
+  logits = _logits(params, inputs, tokens)
   np.testing.assert_allclose(logits, golden['decode/greedy_nocfg_step_logits'], rtol=0, atol=2e-5)
 
 
 def test_cached_decoding_in_the_default_sampler_is_greedy_over_the_full_sequence(params, inputs):
   tokens = _generate(params, inputs, guidance_weight=0.0, **GREEDY)
-  logits = np.asarray(MODEL.logits(params, inputs, tokens)).reshape(4, 8, 4, 640)
+  logits = _logits(params, inputs, tokens).reshape(4, 8, 4, 640)
   np.testing.assert_array_equal(tokens.reshape(4, 8, 4), _best_of_level(logits))
 
 
@@ -150,7 +158,7 @@ def test_default_sampler_draws_from_the_scaled_top_k_distribution(
   masked = row.copy()
   masked[:, SPEC.context_length :] = SPEC.mask_id
   conditioned, unconditioned = (
-    np.asarray(MODEL.logits(params, rows, np.full([1, 32], 2, np.int32))[0, 0, 2:66], np.float64)
+    _logits(params, rows, np.full([1, 32], 2, np.int32))[0, 0, 2:66].astype(np.float64)
     for rows in (row, masked)
   )
   logits = (1 + guidance_weight) * conditioned - guidance_weight * unconditioned
@@ -190,7 +198,8 @@ def test_scores_of_the_default_sampler_are_log_probabilities_of_what_it_drew(par
     params, inputs, rng=jax.random.key(2), temperature=1.0, top_k=0, guidance_weight=0.0,
     return_scores=True,
   )  # fmt: skip
-  expected = MODEL.token_log_probs(params, inputs, np.asarray(tokens).reshape(4, -1)).sum(axis=1)
+  score = jax.jit(MODEL.token_log_probs)
+  expected = score(params, inputs, np.asarray(tokens).reshape(4, -1)).sum(axis=1)
   np.testing.assert_allclose(scores, expected, rtol=1e-5)
 
 
@@ -205,14 +214,14 @@ def test_padding_in_the_inputs_is_not_attended(params, inputs):
   rows = inputs[0::2].copy()
   rows[:, :4] = SPEC.pad_id
   tokens = _generate(params, rows, guidance_weight=0.0, **GREEDY)
-  full = np.asarray(MODEL.logits(params, rows, tokens)).reshape(2, 8, 4, 640)
+  full = _logits(params, rows, tokens).reshape(2, 8, 4, 640)
   np.testing.assert_array_equal(tokens.reshape(2, 8, 4), _best_of_level(full))
 
 
-@pytest.mark.parametrize('steps', [1, 5, 32])
+@pytest.mark.parametrize('steps', [5, 8, 32])
 def test_max_decode_steps_leaves_zeros(params, inputs, steps):
-  short = _generate(params, inputs, guidance_weight=0.0, max_decode_steps=steps, **GREEDY)
-  full = _generate(params, inputs, guidance_weight=0.0, **GREEDY)
+  short = _generate(params, inputs, guidance_weight=0.0, max_decode_steps=steps, **GREEDY, **V1)
+  full = _generate(params, inputs, guidance_weight=0.0, **GREEDY, **V1)
   np.testing.assert_array_equal(short, np.where(np.arange(32) < steps, full, 0))
 
 
@@ -220,7 +229,7 @@ def test_bfloat16_decodes_as_its_full_sequence_form(params, inputs):
   config = DepthformerConfig.from_dict(CONFIG.to_dict() | {'dtype': 'bfloat16'})
   model = DepthformerModel(config, SPEC)
   tokens = model.generate(params, inputs, guidance_weight=0.0, **GREEDY).reshape(4, -1)
-  logits = model.logits(params, inputs, tokens).reshape(4, 8, 4, 640)
+  logits = jax.jit(model.logits)(params, inputs, tokens).reshape(4, 8, 4, 640)
   own = jnp.stack([logits[:, :, i, 2 + 64 * i : 66 + 64 * i] for i in range(4)], axis=2)
   chosen = jnp.take_along_axis(own, (tokens.reshape(4, 8, 4)[..., None] - 2) % 64, axis=-1)
   assert float((own.max(axis=-1) - chosen[..., 0]).max()) < 0.05
@@ -242,3 +251,12 @@ def test_bad_options_name_the_value_and_the_range(params, inputs, arguments, mes
 def test_inputs_of_a_wrong_length_are_refused(params, inputs):
   with pytest.raises(ValueError, match=r'\(4, 22\) must be \[B, 23\]'):
     MODEL.generate(params, inputs[:, 1:], **GREEDY)
+
+
+def test_turning_the_knobs_does_not_compile_again(params, inputs):
+  options = dict(rng=jax.random.key(0))
+  inputs = inputs[0::2]
+  MODEL.generate(params, inputs, temperature=1.0, top_k=5, guidance_weight=1.0, **options)
+  compiled = model_lib._generate._cache_size()
+  MODEL.generate(params, inputs, temperature=0.7, top_k=8, guidance_weight=3.0, **options)
+  assert model_lib._generate._cache_size() == compiled

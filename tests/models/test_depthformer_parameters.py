@@ -26,6 +26,23 @@ CONFIG = DepthformerConfig(
 )  # fmt: skip
 
 
+WIDE = DepthformerConfig(embed_dim=256, num_heads=4, head_dim=16, mlp_dim=128, num_encoder_layers=2)
+
+
+def _random_params():
+  rng = np.random.default_rng(0)
+  flat = {
+    name: rng.normal(size=leaf.stacked_shape).astype(np.float32)
+    for name, leaf in parameters_lib.leaves(CONFIG, SMALL).items()
+  }
+  return weights.unflatten(flat)
+
+
+@pytest.fixture(scope='module')
+def initial():
+  return jax.jit(DepthformerModel(WIDE, SMALL).init)(jax.random.key(0))
+
+
 @pytest.mark.parametrize(
   'size, total, arrays', [('base', 347_873_472, 430), ('large', 761_651_456, 538)]
 )
@@ -46,7 +63,7 @@ def test_v1_tree_of_base_and_large(size, total, arrays):
 
 
 def test_from_v1_inverts_to_v1_exactly():
-  params = DepthformerModel(CONFIG, SMALL).init(jax.random.key(3))
+  params = _random_params()
   flat = to_v1(params, CONFIG, SMALL)
   again = from_v1(flat, CONFIG, SMALL)
   assert jax.tree.structure(again) == jax.tree.structure(params)
@@ -70,7 +87,7 @@ def test_optimizer_statistics_keep_their_own_shapes():
 
 
 def test_from_v1_names_the_first_array_that_does_not_fit():
-  flat = to_v1(DepthformerModel(CONFIG, SMALL).init(jax.random.key(0)), CONFIG, SMALL)
+  flat = to_v1(_random_params(), CONFIG, SMALL)
   name = 'encoder/layers_1/mlp/wi_0/kernel'
   with pytest.raises(ValueError, match=rf'{name} is missing \(\d+ arrays given\)'):
     from_v1({key: value for key, value in flat.items() if key != name}, CONFIG, SMALL)
@@ -90,9 +107,8 @@ def test_layer_and_logical_axes_follow_the_tree():
     assert (axes[name][0] == 'layers') == stacked[name]
 
 
-def test_initial_values_are_distributed_as_v1s():
-  config = DepthformerConfig(embed_dim=256, num_heads=4, head_dim=16, mlp_dim=128)
-  params = weights.flatten(DepthformerModel(config, SMALL).init(jax.random.key(0)))
+def test_initial_values_are_distributed_as_v1s(initial):
+  params = weights.flatten(initial)
 
   def std(name):
     return float(jnp.std(params[name]))
@@ -114,6 +130,15 @@ def test_initial_values_are_distributed_as_v1s():
   assert not np.allclose(first, second)
   assert (params['encoder/norm'] == 1).all() and (params['depth/layers/mlp_norm'] == 1).all()
   assert set(leaf.dtype for leaf in params.values()) == {jnp.dtype('float32')}
+
+
+def test_loss_over_level_starts_near_the_logarithm_of_the_codes(initial):
+  rng = np.random.default_rng(0)
+  targets = 2 + rng.integers(0, 16, [8, 16]) + np.tile(np.arange(4), 4) * 16
+  inputs = np.full([8, SMALL.inputs_length], SMALL.mask_id)
+  log_probs = jax.jit(DepthformerModel(WIDE, SMALL).token_log_probs)(initial, inputs, targets)
+  # Logits of unit variance add one half to ln 16.
+  assert -float(log_probs.mean()) == pytest.approx(np.log(16) + 0.5, abs=0.25)
 
 
 def test_sizes_out_of_range_are_refused_by_name():
