@@ -228,14 +228,14 @@ def token_feed(
   Raises:
     ValueError: no finished records in `data_dir`, or other lengths.
   """
-  from tasks import registry
-
   lengths = {'inputs': spec.inputs_length, 'targets': spec.targets_length}
   if task_feature_lengths not in (None, lengths):
     raise ValueError(
       f'TASK_FEATURE_LENGTHS={task_feature_lengths}: a live music example has {lengths}, neither '
       'cut nor padded.'
     )
+  from tasks import registry
+
   options = {} if crops is None else {'crops': crops}
   task = registry.live_music_task(data_dir, name=mixture_or_task_name, spec=spec, **options)
   return _PreparedFeed(TokenFeed(task, split, batch_size, seed=seed), token_identity(data_dir))

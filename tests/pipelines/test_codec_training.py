@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from models.spec import LiveMusicSpec
 from models.spectrostream import SpectroStream, SpectroStreamConfig
@@ -28,12 +29,22 @@ class Tones:
     return {'audio': np.float32(0.3 * np.sin(2 * np.pi * pitches * time[:, None]))}
 
 
-def test_run_ends_in_a_codec(tmp_path):
+class Still(CodecTrainable):
+  """Learns nothing, which compiles fast."""
+
+  def train_step(self, state, batch, rng, optimizer):
+    return state, {'loss': batch['audio'].mean(), 'steps': 1.0}
+
+
+@pytest.mark.parametrize(
+  'make', [Still, pytest.param(CodecTrainable, marks=pytest.mark.slow)], ids=['still', 'learning']
+)
+def test_run_ends_in_a_codec(tmp_path, make):
   recipe = CodecRecipe(
-    windows=(512,), calibration_steps=(1,), calibration_batches=4, kmeans_iterations=2,
-    revive_until=0, final_folds=1,
+    windows=(512,), calibration_steps=() if make is Still else (1,), calibration_batches=4,
+    kmeans_iterations=2, revive_until=0, final_folds=1,
   )  # fmt: skip
-  trainable = CodecTrainable(CONFIG, recipe, SPEC)
+  trainable = make(CONFIG, recipe, SPEC)
   codec_training.train_codec(
     trainable=trainable, feed=Tones(), finish_batches=4, model_dir=str(tmp_path), total_steps=2,
     optimizer=optimizers.adam(1e-3), tensorboard=False,
