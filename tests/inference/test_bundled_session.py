@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 
 from inference import LiveSession
-from models.bundle import bundled_names, load_bundle
+from models.bundle import load_bundle
 
 
 @pytest.fixture(scope='module')
 def session():
-  if 'tiny' not in bundled_names():
-    pytest.skip('no bundled language model yet')
   return LiveSession(load_bundle('tiny'), seed=3)
 
 
