@@ -6,6 +6,7 @@ pass.
 """
 
 import functools
+import math
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -146,7 +147,7 @@ class SpectroStream:
       raise ValueError(
         f'Codes {codes.min()}..{codes.max()} are not within 0..{self.spec.codebook_size - 1}.'
       )
-    clips = codes.reshape([-1, *codes.shape[-2:]]).astype(np.int32)
+    clips = codes.reshape([math.prod(codes.shape[:-2]), *codes.shape[-2:]]).astype(np.int32)
     num_samples = codes.shape[-2] * self.spec.samples_per_frame
     audio = np.zeros([len(clips), num_samples, self.spec.num_channels], np.float32)
     for clip, output in zip(clips, audio, strict=True):
@@ -170,7 +171,7 @@ class SpectroStream:
       )
     if not np.isfinite(audio).all():
       raise ValueError('The audio holds NaN or infinite samples.')
-    clips = audio.reshape([-1, *audio.shape[-2:]])
+    clips = audio.reshape([math.prod(audio.shape[:-2]), *audio.shape[-2:]])
     clips = np.broadcast_to(clips, [*clips.shape[:2], self.spec.num_channels])
     blocks = [finish(block) for clip in clips for block in self._encode_clip(clip)]
     frames = self.num_frames(audio.shape[-2])

@@ -10,7 +10,11 @@ import pytest
 from models import rvq, weights
 from models.spec import LiveMusicSpec
 from models.spectrostream import SpectroStream, SpectroStreamConfig, layers, network
+from models.spectrostream import codec as codec_module
+from models.spectrostream import losses
 from models.spectrostream.stft import inverse_stft, stft
+from preprocessing.composer import compose
+from preprocessing.synthesizer import render
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 HOP = 480
@@ -62,12 +66,6 @@ def test_round_trip_is_exact_from_the_second_hop_on():
   _close(ours[0, 1, :, 1], spectrum.imag[:HOP], 1e-4)
 
 
-@pytest.mark.parametrize('kind', ['', 'ragged_', 'mono_'])
-def test_latents(golden, params, kind):
-  audio, expected = golden[f'{kind}audio'], golden[f'{kind}latent']
-  _close(network.encode(params['encoder'], stft(audio, HOP)), expected, 2e-5)
-
-
 def test_codes_and_their_sums(golden, params):
   codebooks = params['quantizer']['embedding']
   np.testing.assert_array_equal(rvq.quantize(golden['latent'], codebooks), golden['codes'])
@@ -75,12 +73,10 @@ def test_codes_and_their_sums(golden, params):
   _close(rvq.dequantize(golden['codes'][..., :4], codebooks), golden['dequant_first4'], 1e-6)
 
 
-@pytest.mark.parametrize('source, target', [('dequant', 'decoded'), ('dequant_first4', 'decoded_first4')])
-def test_decoded(golden, params, source, target):
-  spectrum = network.decode(params['decoder'], golden[source])
-  if source == 'dequant':
-    _close(spectrum, golden['decoder_features'], 5e-5)
-  _close(inverse_stft(spectrum, HOP), golden[target], 5e-6)
+def test_decoder_features(golden, params):
+  spectrum = jax.jit(network.decode)(params['decoder'], golden['dequant'])
+  _close(spectrum, golden['decoder_features'], 5e-5)
+  _close(inverse_stft(spectrum, HOP), golden['decoded'], 5e-6)
 
 
 def test_encoder_stages(golden, params):
@@ -129,7 +125,7 @@ def _plain_conv(x, kernel, stride, padding):
   [((3, 3), (1, 1), 7), ((7, 7), (1, 1), 9), ((3, 4), (1, 2), 5), ((3, 6), (1, 3), 5),
    ((4, 4), (2, 2), 6), ((4, 4), (2, 2), 7), ((4, 3), (2, 1), 7)],
 )  # fmt: skip
-@pytest.mark.parametrize('widths', [(2, 3), (3, 2), (20, 5), (5, 20), (4, 4)])
+@pytest.mark.parametrize('widths', [(2, 3), (20, 5)])
 def test_fast_convolution_equals_the_plain_one(kernel, stride, frames, widths):
   rng = np.random.default_rng(0)
   x = rng.standard_normal([2, frames, 24, widths[0]]).astype(np.float32)
@@ -144,19 +140,16 @@ def test_fast_convolution_equals_the_plain_one(kernel, stride, frames, widths):
   _close(np.asarray(layers.conv({'conv': layer}, x, stride)), expected, 1e-4)
 
 
-def test_blocks_equal_one_pass(codec):
-  # 215 frames and a ragged end: two blocks of the largest size.
+def test_blocks_equal_one_pass(codec, monkeypatch):
+  # 60 frames and a ragged end in three blocks of 32, and in one of 80.
   rng = np.random.default_rng(3)
-  audio = (0.2 * rng.standard_normal([1920 * 214 + 700, 2])).astype(np.float32)
-  latents = codec.latents(audio)
-  whole = network.encode(codec.params['encoder'], stft(audio[None], HOP))[0]
-  _close(latents, whole, 5e-5)
-
-  codes = np.asarray(rvq.quantize(whole, codec.codebooks))
-  quantized = rvq.dequantize(codes, codec.codebooks)[None]
-  quantized = np.pad(quantized, [(0, 0), (0, 1), (0, 0)])
-  decoded = inverse_stft(network.decode(codec.params['decoder'], quantized), HOP)[0]
-  _close(codec.decode(codes), np.asarray(decoded), 2e-5)
+  audio = (0.2 * rng.standard_normal([1920 * 59 + 700, 2])).astype(np.float32)
+  codes = rng.integers(1024, size=[60, 16])
+  whole = codec.latents(audio), codec.decode(codes)
+  monkeypatch.setattr(codec_module, '_BLOCK_SIZES', (32,))
+  assert len(list(codec_module._blocks(60))) == 3
+  _close(codec.latents(audio), whole[0], 5e-5)
+  _close(codec.decode(codes), whole[1], 2e-5)
 
 
 @pytest.mark.parametrize('kind', ['', 'ragged_', 'mono_'])
@@ -176,10 +169,10 @@ def test_codec_decodes_as_the_golden(golden, codec):
 
 def test_batches_and_empty_clips(golden, codec):
   audio = np.stack([golden['short_audio'][0], golden['short_audio'][0, :, ::-1]])
-  codes = codec.encode(audio[None], 3)
+  codes = codec.encode(audio[None], 16)[..., :3]
   assert codes.shape == (1, 2, 4, 3)
-  np.testing.assert_array_equal(codes[0, 0], codec.encode(audio[0], 3))
-  np.testing.assert_array_equal(codes[0, 1], codec.encode(audio[1], 3))
+  np.testing.assert_array_equal(codes[0, 0], codec.encode(audio[0])[:, :3])
+  np.testing.assert_array_equal(codes[0, 1], codec.encode(audio[1])[:, :3])
   assert codec.encode(np.zeros([0, 2])).shape == (0, 16)
   assert codec.encode(np.zeros([1, 2])).shape == (1, 16)
   assert codec.decode(np.zeros([0, 16], int)).shape == (0, 2)
@@ -219,3 +212,22 @@ def test_config_names_what_is_wrong():
     SpectroStreamConfig(decoder_widths=(8, 7, 8, 8, 8, 8, 8, 8))
   with pytest.raises(ValueError, match='Unknown codec fields'):
     SpectroStreamConfig.from_dict({'width': 3})
+
+
+def test_bundled_codec_reconstructs_a_work_it_has_not_heard():
+  """A work of another seed than the training's: 4, 16 and 64 levels come nearer and nearer."""
+  codec = SpectroStream.load('tiny')
+  assert codec.config == SpectroStreamConfig.tiny()
+  assert (codec_module.BUNDLED / 'tiny.safetensors').stat().st_size <= 10_000_000
+  audio = render(compose('ambient', 77, 12.0), codec.spec.sample_rate)[48_000 * 8 : 48_000 * 12]
+  codes = codec.encode(audio)
+  decoded = {levels: codec.decode(codes[:, :levels]) for levels in (4, 16, 64)}
+  sdr, mel = {}, {}
+  for levels, estimate in decoded.items():
+    mel[levels] = float(
+      losses.spectral_losses(audio[None], estimate[None], (128, 512, 2048), 48_000)[0]
+    )
+    scaled = audio * (np.vdot(audio, estimate) / np.vdot(audio, audio))
+    sdr[levels] = 10 * np.log10(np.square(scaled).sum() / np.square(scaled - estimate).sum())
+  assert mel[4] > mel[16] > mel[64], mel
+  assert sdr[4] < sdr[16] < sdr[64] and sdr[64] > 0, sdr
