@@ -148,7 +148,8 @@ def ema_update(state: CodebookState, counts: jax.Array, sums: jax.Array, decay: 
   """Moves averages towards one batch's counts [K, C] and sums [K, C, D]; gives the new state.
 
   count' = decay count + (1 - decay) counts, likewise the sums; code = sum' / count'
-  (VQ-VAE, arXiv 1711.00937, appendix A.1). A code whose average count has vanished stays where it is.
+  (VQ-VAE, arXiv 1711.00937, appendix A.1). A code whose average count has vanished stays where it
+  is.
   """
   counts = decay * state.counts + (1.0 - decay) * counts
   sums = decay * state.sums + (1.0 - decay) * sums
@@ -249,7 +250,8 @@ def move_unused_codes(codebooks: np.ndarray, x: np.ndarray, *, seed: int) -> np.
   random = np.random.default_rng(seed)
   residual, moved = jnp.asarray(x, jnp.float32), []
   for codebook in np.asarray(codebooks, np.float32):
-    counts = np.bincount(np.asarray(_nearest_in_blocks(residual, codebook)), minlength=len(codebook))
+    codes = np.asarray(_nearest_in_blocks(residual, codebook))
+    counts = np.bincount(codes, minlength=len(codebook))
     unused = np.flatnonzero(counts == 0)
     codebook = codebook.copy()
     codebook[unused] = np.asarray(residual[random.integers(len(x), size=len(unused))])

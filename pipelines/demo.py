@@ -81,7 +81,8 @@ def stages(output_dir: pathlib.Path, unseen_style: str, prompt: str) -> list[Sta
     ),
     Stage(
       'finetune', 'Fine-tune the bundled language model on the catalog', 110,
-      ('finetune.py', f'--catalog={catalog}', '--base=tiny', f'--output_dir={tuned}'),
+      ('finetune.py', f'--catalog={catalog}', '--base=tiny', f'--output_dir={tuned}',
+       '--batch_size=4', '--steps=100', '--minutes=1.5'),
       f'{tuned}/bundle/spec.json',
     ),
     Stage(

@@ -1,4 +1,4 @@
-"""Sounds that music seldom isolates, for a codec to learn: noise, sweeps, clicks, speech-like vowels.
+"""Sounds that music seldom isolates, for a codec to learn: noise, sweeps, clicks, vowels.
 
 Each clip strings together short events with their own level, place between the channels and
 envelope. Everything is a function of (seed, clip).
@@ -54,7 +54,8 @@ def clicks(rng: np.random.Generator, samples: int, sample_rate: int) -> np.ndarr
   places = even if rng.random() < 0.5 else rng.integers(samples, size=count)
   x[places] = rng.uniform(0.3, 1.0, count)
   if rng.random() < 0.7:
-    x = _resonate(x, np.exp(rng.uniform(np.log(80), np.log(9000))), rng.uniform(20, 900), sample_rate)
+    frequency = np.exp(rng.uniform(np.log(80), np.log(9000)))
+    x = _resonate(x, frequency, rng.uniform(20, 900), sample_rate)
   return x
 
 

@@ -68,5 +68,5 @@ class SpectroStreamConfig:
     known = {field.name for field in dataclasses.fields(cls)}
     unknown = sorted(set(values) - known)
     if unknown:
-      raise ValueError(f'Unknown codec fields {unknown}; a SpectroStreamConfig has {sorted(known)}.')
+      raise ValueError(f'Unknown codec fields {unknown}; the config has {sorted(known)}.')
     return cls(**values)

@@ -194,7 +194,8 @@ def _banded_kernel(kernel: jax.Array, group: int, blocks: int) -> jax.Array:
   inputs = np.arange(blocks * group)
   taps = inputs[:, None] - np.arange(group)[None]
   reached = ((taps >= 0) & (taps < kf)).astype(np.float32)
-  banded = kernel[:, np.clip(taps, 0, kf - 1)] * reached[:, :, None, None]  # [kt, inputs, g, in, out]
+  # [kt, inputs, g, in, out]
+  banded = kernel[:, np.clip(taps, 0, kf - 1)] * reached[:, :, None, None]
   banded = jnp.reshape(banded, [kt, blocks, group, group, width, out])
   banded = jnp.transpose(banded, [0, 1, 2, 4, 3, 5])
   return jnp.reshape(banded, [kt, blocks, group * width, group * out])
@@ -202,7 +203,8 @@ def _banded_kernel(kernel: jax.Array, group: int, blocks: int) -> jax.Array:
 
 def _pad(x: jax.Array, padding: list[tuple[int, int]]) -> jax.Array:
   # A negative amount on the right cuts off what no window reaches.
-  return lax.pad(x, jnp.zeros([], x.dtype), [(0, 0, 0), *((a, b, 0) for a, b in padding), (0, 0, 0)])
+  inner = [(before, after, 0) for before, after in padding]
+  return lax.pad(x, jnp.zeros([], x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
 
 
 def _fold(x: jax.Array, stride: Stride) -> jax.Array:

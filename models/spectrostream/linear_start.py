@@ -3,11 +3,11 @@
 From random parameters a small codec learns magnitudes fast but phases hardly at all. Here some
 channels of every stage are set to carry the spectrum linearly: each strided unit keeps the leading
 principal components of the blocks that it folds (a Karhunen-Loeve transform fitted to audio, stage
-after stage), the last one those of the flattened latent; the decoder applies the transposes. Between
-the units these channels ride on a constant of `_OFFSET`, so that ELU passes them unchanged; a constant
-channel of the decoder takes it away again. The outputs concerned are marked as not trainable:
-gradient steps on such chains of offsets make them worse. All other channels stay free, read the
-carried ones, and learn what is not linear.
+after stage), the last one those of the flattened latent; the decoder applies the transposes.
+Between the units these channels ride on a constant of `_OFFSET`, so that ELU passes them
+unchanged; a constant channel of the decoder takes it away again. The outputs concerned are marked
+as not trainable: gradient steps on such chains of offsets make them worse. All other channels stay
+free, read the carried ones, and learn what is not linear.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class LinearStart:
   """How much of each stage carries the spectrum.
 
   Attributes:
-    carried: channels per audio channel after base_conv_first and encoder_0..encoder_6, leading ones;
+    carried: leading channels, per audio channel, after base_conv_first and encoder_0..encoder_6;
       the decoder's stages take the same numbers in reverse. A number above what the fold provides
       leaves channels idle.
     features: leading latents that carry the waveform.
@@ -76,8 +76,8 @@ def linear_start(
     start: see there.
 
   Returns:
-    (params, trainable): float32 trees of the same structure; `trainable` is 0 where a parameter must
-    stay as it is and 1 elsewhere.
+    (params, trainable): float32 trees of the same structure; `trainable` is 0 where a parameter
+    must stay as it is and 1 elsewhere.
 
   Raises:
     ValueError: the numbers of `start` do not fit the widths.
@@ -296,7 +296,7 @@ def _set_decode_unit(
   constants: np.ndarray,
   start: LinearStart,
 ):
-  """One unit: carried channels times matrix [st, sf, in, out], the offset taken off by the constant.
+  """One unit: carried channels times matrix [st, sf, in, out], less the offset.
 
   Args:
     layers: to write to.

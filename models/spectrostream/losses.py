@@ -1,8 +1,8 @@
 """Reconstruction losses: multi-scale mel and STFT magnitudes, and the waveform itself.
 
-Mel bands follow the codec report's distance: windows of w samples at hop w / 4, w / 16 bands of equal
-mel width from 0 to half the sample rate, a full-scale sine at magnitude 1, a floor at -80 dB; here in
-nats (1 nat = 8.7 dB).
+Mel bands follow the codec report's distance: windows of w samples at hop w / 4, w / 16 bands of
+equal mel width from 0 to half the sample rate, a full-scale sine at magnitude 1, a floor at -80
+dB; here in nats (1 nat = 8.7 dB).
 """
 
 import functools
@@ -55,7 +55,7 @@ def spectral_losses(
 
 
 def waveform_loss(audio: jax.Array, estimate: jax.Array) -> jax.Array:
-  """Mean over examples of ||x - x'|| / ||x||; what is quieter than -34 dB counts as if at -34 dB."""
+  """Mean over examples of ||x - x'|| / ||x||; quieter than -34 dB counts as -34 dB."""
   error = jnp.sqrt(jnp.mean(jnp.square(audio - estimate), axis=(1, 2)) + 1e-12)
   level = jnp.sqrt(jnp.mean(jnp.square(audio), axis=(1, 2)))
   return jnp.mean(error / jnp.maximum(level, 0.02))
@@ -74,7 +74,7 @@ def _analysis_window(window: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def mel_filters(sample_rate: int, window: int, num_mels: int) -> np.ndarray:
-  """Triangular filters [window // 2 + 1, <= num_mels], each summing to 1; empty ones are left out."""
+  """Triangular filters [window // 2 + 1, <= num_mels], each summing to 1, without empty ones."""
   top = 2595 * np.log10(1 + sample_rate / 2 / 700)
   edges = 700 * (10 ** (np.linspace(0, top, num_mels + 2) / 2595) - 1)
   frequencies = np.arange(window // 2 + 1)[:, None] * sample_rate / window

@@ -34,7 +34,7 @@ def encode(params: Params, spectrum: jax.Array, num_frames: jax.Array | None = N
   Args:
     params: of the encoder.
     spectrum: as `stft` gives it.
-    num_frames: scalar int; STFT frames that exist where `spectrum` has been padded to a fixed length.
+    num_frames: scalar int; STFT frames that exist where `spectrum` has been padded.
   """
   x = split_channels(spectrum)
   x = conv(params['base_conv_first'], x)
@@ -90,7 +90,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def kernel_shapes(config: SpectroStreamConfig, spec: LiveMusicSpec) -> Shapes:
-  """{'encoder/base_conv_first': [kt, kf, in, out], ...} of every layer, in the order of the flow."""
+  """{'encoder/base_conv_first': [kt, kf, in, out], ...} of every layer, as the signal flows."""
   bins = hop_size(spec) // config_lib.FREQUENCY_STRIDE
   return _encoder_shapes(config, bins) | _decoder_shapes(config, bins)
 
@@ -171,8 +171,8 @@ def _initial_gain(name: str) -> float:
   return _BRANCH_GAIN if leaf in ('conv2d_3x3', 'conv1x1_b2') else 1.0
 
 
-# Spectra of music at full level have a root mean square near 4: the first layer brings them to about
-# 1, the last one back from what the residual units have added up.
+# Spectra of music at full level have a root mean square near 4: the first layer brings them to
+# about 1, the last one back from what the residual units have added up.
 _INPUT_GAIN = 0.25
 _BRANCH_GAIN = 0.7
 _OUTPUT_GAIN = 1.0

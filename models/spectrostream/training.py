@@ -1,11 +1,12 @@
 """How a SpectroStream is trained: reconstruction first, then with codes in between.
 
 Optionally some channels start as a linear transform that already transmits the waveform (see
-`linear_start`) and stay so. Until the first calibration step the latents go straight into the decoder. There k-means starts the
-codebooks; from then on every example draws how many levels the decoder sees: in half of the cases
-none (the latent bypasses the quantizer), else one of the depths of Magenta RealTime 2's config,
-which favour few levels. Codebooks follow the latents by an exponential moving average, dead codes
-are moved onto data, and a commitment term draws latents towards their codes.
+`linear_start`) and stay so. Until the first calibration step the latents go straight into the
+decoder. There k-means starts the codebooks; from then on every example draws how many levels the
+decoder sees: in half of the cases none (the latent bypasses the quantizer), else one of the depths
+of Magenta RealTime 2's config, which favour few levels. Codebooks follow the latents by an
+exponential moving average, dead codes are moved onto data, and a commitment term draws latents
+towards their codes.
 """
 
 import dataclasses
@@ -235,7 +236,9 @@ class CodecTrainable:
   def summarize(self, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Sums over steps -> means per step."""
     steps = float(metrics['steps'])
-    return {name: float(np.sum(value)) / steps for name, value in metrics.items() if name != 'steps'}
+    means = {name: float(np.sum(value)) / steps for name, value in metrics.items()}
+    del means['steps']
+    return means
 
   def _draw_depths(self, rng: jax.Array, batch_size: int) -> jax.Array:
     """[B] levels per example, 0 for those that bypass the quantizer."""

@@ -9,9 +9,8 @@ import pytest
 
 from models import rvq, weights
 from models.spec import LiveMusicSpec
-from models.spectrostream import SpectroStream, SpectroStreamConfig, layers, network
+from models.spectrostream import SpectroStream, SpectroStreamConfig, layers, losses, network
 from models.spectrostream import codec as codec_module
-from models.spectrostream import losses
 from models.spectrostream.stft import inverse_stft, stft
 from preprocessing.composer import compose
 from preprocessing.synthesizer import render

@@ -1,0 +1,197 @@
+"""The codec's losses and its training step: hand-worked values, and a small codec that learns."""
+
+import dataclasses
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from models import rvq, weights
+from models.spec import LiveMusicSpec
+from models.spectrostream import SpectroStreamConfig, losses, network
+from models.spectrostream.linear_start import LinearStart
+from models.spectrostream.stft import inverse_stft
+from models.spectrostream.training import (
+  CodecRecipe,
+  CodecTrainable,
+  depth_choices,
+  scale_latents,
+)
+
+SPEC = LiveMusicSpec(codec_levels=4, codebook_size=16, target_levels=2, context_levels=1)
+CONFIG = SpectroStreamConfig(
+  num_features=12,
+  encoder_widths=(4, 8, 12, 12, 12, 12, 16, 16),
+  decoder_widths=(16, 32, 12, 12, 12, 12, 12, 4),
+)
+RECIPE = CodecRecipe(
+  windows=(128, 512), calibration_steps=(1,), calibration_batches=2, kmeans_iterations=3,
+  revive_until=100,
+  linear_start=LinearStart(carried=(2, 4, 8, 8, 8, 8, 12, 12), features=8), linear_start_batches=4,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class _State:
+  step: jax.Array
+  params: dict
+  opt_state: object
+  aux: dict
+
+  def replace(self, **changes):
+    return dataclasses.replace(self, **changes)
+
+
+jax.tree_util.register_dataclass(_State)
+
+
+def _batch(index: int) -> dict[str, np.ndarray]:
+  """Two chords of sines with a little noise, 8 frames long."""
+  rng = np.random.default_rng(index)
+  time = np.arange(8 * SPEC.samples_per_frame)[:, None] / SPEC.sample_rate
+  audio = [
+    sum(0.1 * np.sin(2 * np.pi * (rng.uniform(100, 2000) * time + rng.random(2))) for _ in range(4))
+    for _ in range(2)
+  ]
+  audio = np.stack(audio) + 0.01 * rng.standard_normal([2, len(time), 2])
+  return {'audio': audio.astype(np.float32)}
+
+
+@pytest.fixture(name='run', scope='module')
+def _run():
+  """A trainable after 8 steps, its states after the calibrations, and what the steps reported."""
+  trainable = CodecTrainable(CONFIG, RECIPE, SPEC)
+  optimizer = optax.adam(3e-3)
+  params = trainable.init(jax.random.key(0))
+  aux = trainable.init_aux(jax.random.key(1))
+  state = _State(jnp.zeros([], jnp.int32), params, optimizer.init(params), aux)
+  step = jax.jit(lambda state, batch, rng: trainable.train_step(state, batch, rng, optimizer))
+  metrics, calibrated = [], {}
+  for index in range(8):
+    if index in trainable.calibration_steps:
+      state = calibrated[index] = trainable.calibrate(state, _batch)
+    state, found = step(state, _batch(0), jax.random.key(index))
+    metrics.append(jax.tree.map(float, found))
+  return types.SimpleNamespace(
+    trainable=trainable, state=state, calibrated=calibrated, metrics=metrics
+  )
+
+
+def test_the_loss_falls(run):
+  values = [step['loss'] for step in run.metrics]
+  assert all(np.isfinite(values))
+  assert min(values[-2:]) < 0.9 * values[0]
+
+
+def test_nothing_is_quantized_before_calibration(run):
+  assert run.metrics[0]['commitment'] == 0.0
+  assert run.metrics[-1]['commitment'] > 0.0
+
+
+def test_calibration_fits_the_codebooks_to_the_latents(run):
+  codebooks = run.calibrated[1].aux['codebooks']
+  latents = run.trainable.latents(run.calibrated[1].params, _batch(0)['audio'])
+  x = np.asarray(latents).reshape([-1, 12])
+  errors = [
+    np.square(x - np.asarray(rvq.dequantize(rvq.quantize(x, codebooks, k), codebooks))).mean()
+    for k in (1, 2, 3, 4)
+  ]
+  assert errors[0] < 0.3 * x.var()
+  assert errors == sorted(errors, reverse=True)
+
+
+def test_codebooks_follow_the_moving_average(run):
+  before, after = run.calibrated[1].aux, run.state.aux
+  assert after['calibrated'] == 1.0
+  assert np.abs(after['codebooks'] - before['codebooks']).max() > 1e-4
+  # Codes equal sums / counts whatever has happened to them.
+  ratio = after['sums'] / np.maximum(after['counts'], 1e-6)[..., None]
+  np.testing.assert_allclose(after['codebooks'], ratio, rtol=1e-3, atol=1e-4)
+
+
+def _decode(params, latents):
+  padded = jnp.pad(latents, [(0, 0), (0, 1), (0, 0)])
+  return inverse_stft(network.decode(params['decoder'], padded), network.hop_size(SPEC))
+
+
+def test_the_linear_start_transmits_the_waveform(run):
+  """Before any gradient step the decoded audio resembles the original."""
+  params, audio = run.calibrated[0].params, _batch(1)['audio']
+  latents = run.trainable.latents(params, audio)
+  decoded = np.asarray(_decode(params, latents))
+  # The last frame has no successor, the first no past.
+  x, y = audio[:, 1920:-1920].ravel(), decoded[:, 1920:-1920].ravel()
+  scaled = x * (x @ y) / (x @ x)
+  assert 10 * np.log10(np.square(scaled).sum() / np.square(scaled - y).sum()) > 0
+
+
+def test_carried_channels_stay_and_others_move(run):
+  trainable = weights.flatten(jax.tree.map(np.asarray, run.state.aux['trainable']))
+  before = weights.flatten(jax.tree.map(np.asarray, run.calibrated[0].params))
+  after = weights.flatten(jax.tree.map(np.asarray, run.state.params))
+  assert 0.1 < np.mean(np.concatenate([mask.ravel() for mask in trainable.values()])) < 0.95
+  for name, mask in trainable.items():
+    np.testing.assert_array_equal(after[name][mask == 0], before[name][mask == 0], err_msg=name)
+  moved = [np.abs(after[name] - before[name]).max() > 0 for name in after]
+  assert np.mean(moved) > 0.9
+
+
+def test_scaled_latents_decode_to_the_same(run):
+  params, audio = run.state.params, _batch(1)['audio']
+  scales = np.linspace(0.25, 4.0, 12).astype(np.float32)
+  scaled = scale_latents(params, scales)
+  latents = run.trainable.latents(params, audio)
+  np.testing.assert_allclose(
+    run.trainable.latents(scaled, audio), latents * scales, rtol=1e-3, atol=1e-3
+  )
+  np.testing.assert_allclose(
+    _decode(scaled, latents * scales), _decode(params, latents), rtol=1e-2, atol=1e-3
+  )
+
+
+def test_metrics_become_means_per_step(run):
+  summed = {name: sum(step[name] for step in run.metrics) for name in run.metrics[0]}
+  means = run.trainable.summarize(summed)
+  assert means['mel'] == pytest.approx(np.mean([step['mel'] for step in run.metrics]))
+  assert 'steps' not in means
+
+
+def test_depths_are_those_of_the_v2_config():
+  depths = depth_choices(64)
+  assert len(depths) == 32 and depths[0] == 1 and depths[-1] == 64
+  assert 16 in depths and 17 not in depths and 18 in depths and 34 not in depths and 36 in depths
+  assert depth_choices(4).tolist() == [1, 2, 3, 4]
+
+
+def test_half_of_the_examples_bypass_the_quantizer():
+  trainable = CodecTrainable(CONFIG, RECIPE, SPEC)
+  depths = np.stack([trainable._draw_depths(jax.random.key(i), 8) for i in range(20)])
+  assert (np.sum(depths == 0, axis=1) == 4).all()
+  assert set(np.unique(depths)) == {0, 1, 2, 3, 4}
+
+
+def test_waveform_loss_worked_by_hand():
+  audio = jnp.ones([1, 100, 2])
+  assert float(losses.waveform_loss(audio, audio)) == pytest.approx(1e-6, abs=1e-6)
+  assert float(losses.waveform_loss(audio, 0.25 * audio)) == pytest.approx(0.75)
+  quiet = 0.001 * audio  # Counted as if at -34 dB.
+  assert float(losses.waveform_loss(quiet, -quiet)) == pytest.approx(0.002 / 0.02, rel=1e-3)
+
+
+def test_spectral_losses_see_level_and_ignore_polarity():
+  rng = np.random.default_rng(0)
+  audio = jnp.asarray(rng.standard_normal([2, 4096, 2]), jnp.float32)
+  mel, stft = losses.spectral_losses(audio, -audio, (256, 1024), 48_000)
+  assert float(mel) == pytest.approx(0, abs=1e-5) and float(stft) == pytest.approx(0, abs=1e-5)
+  mel, stft = losses.spectral_losses(audio, 0.5 * audio, (256, 1024), 48_000)
+  assert float(mel) == pytest.approx(np.log(2), rel=0.02)
+  assert float(stft) == pytest.approx(0.5 + np.log(2), rel=0.02)
+
+
+def test_a_full_scale_sine_has_magnitude_one():
+  time = np.arange(4800) / 48_000
+  audio = np.sin(2 * np.pi * 3000 * time)[None, :, None].astype(np.float32)
+  assert float(losses.magnitudes(audio, 512).max()) == pytest.approx(1.0, rel=1e-3)
