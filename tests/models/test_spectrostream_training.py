@@ -122,7 +122,10 @@ def test_the_linear_start_transmits_the_waveform(run):
   rng = np.random.default_rng(7)
   time = np.arange(16 * SPEC.samples_per_frame)[:, None] / SPEC.sample_rate
   audio = np.stack([
-    sum(rng.uniform(0.1, 0.3, 2) * np.sin(2 * np.pi * (f * time + rng.random(2))) for f in (60, 110))
+    sum(
+      rng.uniform(0.1, 0.3, 2) * np.sin(2 * np.pi * (pitch * time + rng.random(2)))
+      for pitch in (60, 110)
+    )
     for _ in range(8)
   ]).astype(np.float32)  # fmt: skip
   start = run.trainable.recipe.linear_start
