@@ -69,18 +69,18 @@ def stages(output_dir: pathlib.Path, unseen_style: str, prompt: str) -> list[Sta
       f'{catalog}/corpus.json',
     ),
     Stage(
-      'prepare', 'Tokenize the corpus with SpectroStream and MusicCoCa', 90,
+      'prepare', 'Tokenize the corpus with SpectroStream and MusicCoCa', 110,
       ('prepare.py', f'--audio_dir={audio}', f'--output_dir={corpus}', '--name=demo'),
       f'{corpus}/manifest.jsonl',
     ),
     Stage(
-      'pretrain', 'Pretrain a language model from scratch', 120,
+      'pretrain', 'Pretrain a language model from scratch', 160,
       ('train.py', '--gin_file=gin/models/tiny.gin', '--gin_file=gin/runs/pretrain_demo.gin',
        f'--gin.DATA_DIR="{corpus}"', f'--gin.MODEL_DIR="{pretrained}"'),
       f'{pretrained}/metrics.jsonl',
     ),
     Stage(
-      'finetune', 'Fine-tune the bundled language model on the catalog', 110,
+      'finetune', 'Fine-tune the bundled language model on the catalog', 70,
       ('finetune.py', f'--catalog={catalog}', '--base=tiny', f'--output_dir={tuned}',
        '--batch_size=4', '--steps=100', '--minutes=1.5'),
       f'{tuned}/bundle/spec.json',
@@ -100,11 +100,11 @@ def stages(output_dir: pathlib.Path, unseen_style: str, prompt: str) -> list[Sta
       f'{tuned_report}/report.html',
     ),
     Stage(
-      'before', 'Generate 20 s with the bundled model', 30,
+      'before', 'Generate 20 s with the bundled model', 20,
       (*generate, '--bundle=tiny', f'--output={before}'), f'{before}',
     ),
     Stage(
-      'after', 'Generate 20 s with the tuned model, same prompt and seed', 30,
+      'after', 'Generate 20 s with the tuned model, same prompt and seed', 20,
       (*generate, f'--bundle={tuned}/bundle', f'--output={after}'), f'{after}',
     ),
   ]  # fmt: skip
