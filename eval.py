@@ -10,19 +10,14 @@ import sys
 
 from absl import app, flags
 
+from pipelines import startup
+
 _GIN_FILE = flags.DEFINE_multi_string('gin_file', [], 'A gin file; repeat it, later ones win.')
 _SEARCH_PATHS = flags.DEFINE_list('gin_search_paths', [], 'Folders in which gin files are found.')
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
-  """absl's flags; T5X's --gin.NAME=VALUE are left over, as arguments."""
-  gin_flags = [argument for argument in argv if argument.startswith('--gin.')]
-  others = [argument for argument in argv if not argument.startswith('--gin.')]
-  return app.parse_flags_with_usage(others) + gin_flags
-
-
 def main(argv: list[str]) -> None:
-  from pipelines import gin_config, startup
+  from pipelines import gin_config
 
   startup.begin()
   try:
@@ -36,4 +31,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=_parse_flags)
+  app.run(main, flags_parser=startup.parse_flags)

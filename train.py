@@ -10,6 +10,8 @@ import sys
 
 from absl import app, flags
 
+from pipelines import startup
+
 _GIN_FILE = flags.DEFINE_multi_string(
   'gin_file', [], 'A gin file; repeat it, later ones win: a model of gin/models, a run of gin/runs.'
 )
@@ -19,15 +21,8 @@ _DRY_RUN = flags.DEFINE_bool(
 )
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
-  """absl's flags; T5X's --gin.NAME=VALUE are left over, as arguments."""
-  gin_flags = [argument for argument in argv if argument.startswith('--gin.')]
-  others = [argument for argument in argv if not argument.startswith('--gin.')]
-  return app.parse_flags_with_usage(others) + gin_flags
-
-
 def main(argv: list[str]) -> None:
-  from pipelines import gin_config, startup
+  from pipelines import gin_config
 
   startup.begin()
   try:
@@ -36,9 +31,9 @@ def main(argv: list[str]) -> None:
       raise gin_config.GinError(f'{unknown[0]!r} is not a flag; see --help.')
     gin_config.parse_gin(_GIN_FILE.value, bindings, _SEARCH_PATHS.value)
     gin_config.run(dry_run=_DRY_RUN.value)
-  except gin_config.GinError as error:
+  except (ValueError, FileNotFoundError) as error:
     sys.exit(f'train.py: {error}')
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=_parse_flags)
+  app.run(main, flags_parser=startup.parse_flags)

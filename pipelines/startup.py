@@ -1,11 +1,11 @@
-"""What every root script does first: quiet libraries, and a look at which `models` is found."""
+"""What root scripts do first: flags of gin, quiet libraries, a look at which `models` is found."""
 
 import importlib.util
 import os
 import pathlib
 import sys
 
-from absl import flags, logging
+from absl import app, flags, logging
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -20,6 +20,13 @@ def begin() -> None:
   if not flags.FLAGS.is_parsed() or not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.ERROR)  # Beam, Orbax and TensorFlow tell what nobody asked.
   check_rooms()
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+  """absl's flags; T5X's --gin.NAME=VALUE are left over, as arguments."""
+  gin_flags = [argument for argument in argv if argument.startswith('--gin.')]
+  others = [argument for argument in argv if not argument.startswith('--gin.')]
+  return app.parse_flags_with_usage(others) + gin_flags
 
 
 def check_rooms() -> None:

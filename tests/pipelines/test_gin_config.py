@@ -118,6 +118,8 @@ def test_unknown_names_inside_of_files(tmp_path):
 def test_a_use_that_a_binding_replaced_still_counts():
   """Nothing could unset EVAL_STEPS, so a run without the evaluator must not trip over it."""
   gin_config.parse_gin([TINY, PRETRAIN], [*REQUIRED, 'runs.HeldOutLoss.num_batches = 3'])
+  assert gin.query_parameter('runs.HeldOutLoss.num_batches') == 3
+  assert gin_config.macro_value('EVAL_STEPS') == 20
 
 
 def test_a_macro_that_only_an_unused_macro_uses_is_found():
