@@ -35,14 +35,6 @@ def _log_mel(audio: jax.Array) -> jax.Array:
   return frontend.log_mel(audio, _CONFIG, 16_000)
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """These models are tiny: compiling them takes the time, not running them."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 def test_contrastive_loss_equals_a_hand_computed_one():
   rng = np.random.default_rng(0)
   audio, text = rng.standard_normal([2, 3, 5])

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 import soundfile
@@ -22,14 +21,6 @@ _SPEC = LiveMusicSpec(
   style_window_secs=1, style_dim=24, style_rvq_levels=3, style_levels=2, codebook_size=16
 )
 _CONFIG = MusicCoCaConfig(audio=_TOWER, text=_TOWER, vocab_size=200)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """These models are tiny: compiling them takes the time, not running them."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='module')
