@@ -16,9 +16,10 @@ import optax
 
 from models.depthformer import DepthformerModel
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
-from pipelines.checkpoint_sources import load_source, write_model_file
+from pipelines import initial_params
+from pipelines.checkpoint_sources import write_model_file
 from training import loop
-from training.checkpoints import find_checkpoint, restore_params
+from training.checkpoints import find_checkpoint
 from training.feed import TokenFeed
 from training.metrics import sum_metrics, summarize
 from training.prefetch import feed_batches
@@ -37,6 +38,7 @@ def train(
   total_steps: int,
   seed: int = 42,
   initial_checkpoint_path: str | None = None,
+  codebook_start: bool = False,
   log_period: int = 50,
   checkpoint_period: int = 1000,
   keep_checkpoints: int = 5,
@@ -63,6 +65,8 @@ def train(
     seed: of initial values and dropout.
     initial_checkpoint_path: a bundled name such as 'tiny', a bundle's folder, a MODEL_DIR or a
       checkpoint_<step> in one. Only its parameters are taken; the step counts from 0.
+    codebook_start: of a language model that starts from no checkpoint: embeddings and output layer
+      start from the codebooks of the data's codec and style model.
     log_period: steps between lines of metrics.
     checkpoint_period: steps between checkpoints.
     keep_checkpoints: how many of the newest stay.
@@ -88,9 +92,12 @@ def train(
   identity = getattr(feed, 'identity', None)
   if isinstance(trainable, DepthformerModel) and identity:
     write_model_file(folder, trainable, **identity)
-  initial_params = None
-  if initial_checkpoint_path and not _has_checkpoint(folder):
-    initial_params = read_params(initial_checkpoint_path, identity)
+  start = None
+  if not _has_checkpoint(folder):
+    if initial_checkpoint_path:
+      start = initial_params.read(initial_checkpoint_path, identity)
+    elif codebook_start:
+      start = initial_params.from_codebooks(trainable, identity, seed)
   if on_start:
     on_start()
   began = time.monotonic()
@@ -106,7 +113,7 @@ def train(
     keep_checkpoints=keep_checkpoints,
     eval_period=eval_period,
     evaluators={evaluator.name: evaluator for evaluator in evaluators},
-    initial_params=initial_params,
+    initial_params=start,
     time_budget_secs=time_budget_secs,
     tensorboard=tensorboard,
   )
@@ -124,35 +131,6 @@ def make_optimizer(optimizer: Optimizer | Callable[..., Optimizer], trainable: A
   if 'stacked' in inspect.signature(optimizer).parameters and hasattr(trainable, 'layer_axes'):
     optimizer = functools.partial(optimizer, stacked=trainable.layer_axes())
   return optimizer()
-
-
-def read_params(path: str, identity: dict[str, str] | None = None) -> Any:
-  """Parameters of a checkpoint, a training run or a bundle.
-
-  Args:
-    path: see `initial_checkpoint_path` of `train`.
-    identity: codec and style model of the data; a bundle made for others is refused.
-
-  Raises:
-    FileNotFoundError: `path` is none of these.
-    ValueError: the tokens of the data are not those that the bundle knows.
-  """
-  try:
-    source = load_source(path)
-  except FileNotFoundError as error:
-    # A codec's or style model's run has no model.json.
-    try:
-      return restore_params(path)[0]
-    except FileNotFoundError:
-      raise error from None
-  for kind in ('codec', 'style') if identity else ():
-    data_hash, model_hash = identity[f'{kind}_hash'], getattr(source.bundle, f'{kind}_hash')
-    if data_hash != model_hash:
-      raise ValueError(
-        f'{path} was trained on tokens of the {kind} model {model_hash}, the data holds tokens of '
-        f'{data_hash}. Prepare the audio again with the {kind} model that belongs to it.'
-      )
-  return source.bundle.params
 
 
 def _has_checkpoint(folder: pathlib.Path) -> bool:

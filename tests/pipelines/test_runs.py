@@ -15,7 +15,7 @@ import gin
 from models.bundle import Bundle, save_bundle
 from models.depthformer import DepthformerConfig, DepthformerModel
 from models.spec import LiveMusicSpec
-from pipelines import gin_config, runs
+from pipelines import gin_config, initial_params, runs
 from pipelines.checkpoint_sources import load_source
 from training import metrics, optimizers
 from training.checkpoints import restore_params
@@ -185,11 +185,11 @@ def test_bundles_of_other_tokens_are_refused(tmp_path, language_model_run):
   bundle = Bundle(MODEL, params, SPEC, card={'name': 'test'}, presets={}, **IDENTITY)
   save_bundle(tmp_path / 'bundle', bundle)
   path = str(tmp_path / 'bundle')
-  got = jax.tree.leaves(runs.read_params(path, IDENTITY)['encoder'])
+  got = jax.tree.leaves(initial_params.read(path, IDENTITY)['encoder'])
   for x, want in zip(got, jax.tree.leaves(params['encoder']), strict=True):
     np.testing.assert_allclose(x, want, rtol=2e-3, atol=1e-4)  # The bundle holds float16.
   with pytest.raises(ValueError, match='c0de.*another'):
-    runs.read_params(path, IDENTITY | {'codec_hash': 'another'})
+    initial_params.read(path, IDENTITY | {'codec_hash': 'another'})
 
 
 def test_adafactor_is_told_the_stacked_layers():

@@ -1,0 +1,75 @@
+"""Where a training run's first parameters come from, other than `trainable.init`."""
+
+from typing import Any
+
+import jax
+
+from models.depthformer import DepthformerModel
+from models.depthformer.codebook_start import start_from_codebooks
+from models.musiccoca import MusicCoCa
+from models.spectrostream import SpectroStream
+from pipelines.checkpoint_sources import load_source
+from training.checkpoints import restore_params
+
+
+def read(path: str, identity: dict[str, str] | None = None) -> Any:
+  """Parameters of a checkpoint, a training run or a bundle.
+
+  Args:
+    path: see `initial_checkpoint_path` of `runs.train`.
+    identity: codec and style model of the data; a bundle made for others is refused.
+
+  Raises:
+    FileNotFoundError: `path` is none of these.
+    ValueError: the tokens of the data are not those that the bundle knows.
+  """
+  try:
+    source = load_source(path)
+  except FileNotFoundError as error:
+    # A codec's or style model's run has no model.json.
+    try:
+      return restore_params(path)[0]
+    except FileNotFoundError:
+      raise error from None
+  for kind in ('codec', 'style') if identity else ():
+    data_hash, model_hash = identity[f'{kind}_hash'], getattr(source.bundle, f'{kind}_hash')
+    if data_hash != model_hash:
+      raise ValueError(
+        f'{path} was trained on tokens of the {kind} model {model_hash}, the data holds tokens of '
+        f'{data_hash}. Prepare the audio again with the {kind} model that belongs to it.'
+      )
+  return source.bundle.params
+
+
+def from_codebooks(trainable: Any, identity: dict[str, str] | None, seed: int) -> Any:
+  """Initial parameters whose embeddings start from the codebooks that made the data's tokens.
+
+  Args:
+    trainable: a `DepthformerModel`.
+    identity: 'codec_name', 'codec_hash', 'style_name', 'style_hash' of the data.
+    seed: of the initial values.
+
+  Raises:
+    FileNotFoundError: the data's codec or style model is not there any more.
+    ValueError: the model has no codes to embed, or the codec or style model has changed since the
+      data was prepared.
+  """
+  if not isinstance(trainable, DepthformerModel) or not identity:
+    raise ValueError(
+      f'codebook_start is for a language model over token records, not for {trainable!r}. Set '
+      'CODEBOOK_START = False.'
+    )
+  codebooks = {}
+  for kind, model_class in (('codec', SpectroStream), ('style', MusicCoCa)):
+    name, data_hash = identity[f'{kind}_name'], identity[f'{kind}_hash']
+    model = model_class.load(name)
+    if model.content_hash != data_hash:
+      raise ValueError(
+        f'The data holds tokens of the {kind} model {data_hash}, {name!r} is now '
+        f'{model.content_hash}. Prepare the audio again.'
+      )
+    codebooks[kind] = model.codebooks
+  params = trainable.init(jax.random.key(seed))
+  return start_from_codebooks(
+    params, codebooks['codec'], codebooks['style'], trainable.spec, seed
+  )

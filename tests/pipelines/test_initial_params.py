@@ -1,0 +1,50 @@
+"""First parameters from the codebooks of the data's codec and style model."""
+
+import jax
+import numpy as np
+import pytest
+
+from models.depthformer import DepthformerConfig, DepthformerModel
+from models.musiccoca import MusicCoCa
+from models.spec import LiveMusicSpec
+from models.spectrostream import SpectroStream
+from pipelines import initial_params
+
+SPEC = LiveMusicSpec()
+CONFIG = DepthformerConfig(embed_dim=64, num_heads=1, head_dim=4, mlp_dim=8)
+MODEL = DepthformerModel(CONFIG, SPEC)
+
+
+@pytest.fixture(scope='module')
+def identity():
+  codec, style = SpectroStream.load('tiny'), MusicCoCa.load('tiny')
+  return {
+    'codec_name': 'tiny', 'codec_hash': codec.content_hash,
+    'style_name': 'tiny', 'style_hash': style.content_hash,
+  }  # fmt: skip
+
+
+def test_near_codes_of_the_bundled_models_start_near(identity):
+  params = initial_params.from_codebooks(MODEL, identity, seed=3)
+  embedding = np.asarray(params['embedding'])
+  for codebooks, offset in (
+    (SpectroStream.load('tiny').codebooks, SPEC.codec_offset),
+    (MusicCoCa.load('tiny').codebooks, SPEC.style_offset),
+  ):
+    rows, codes = embedding[offset:][:1024], np.asarray(codebooks[0])
+    far = np.argsort(np.linalg.norm(codes - codes[7], axis=1))
+    distances = np.linalg.norm(rows - rows[7], axis=1)
+    assert distances[far[1:20]].max() < np.median(distances)
+  untouched = MODEL.init(jax.random.key(3))
+  np.testing.assert_array_equal(params['encoder']['norm'], untouched['encoder']['norm'])
+  np.testing.assert_array_equal(embedding[:2], untouched['embedding'][:2])
+
+
+def test_a_changed_codec_is_refused(identity):
+  with pytest.raises(ValueError, match="codec model 0ld, 'tiny' is now .*Prepare the audio again"):
+    initial_params.from_codebooks(MODEL, identity | {'codec_hash': '0ld'}, 0)
+
+
+def test_other_models_have_no_codes_to_start_from():
+  with pytest.raises(ValueError, match='Set CODEBOOK_START = False'):
+    initial_params.from_codebooks(object(), None, 0)
