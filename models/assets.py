@@ -49,6 +49,16 @@ def find_asset(name: str) -> pathlib.Path:
   return path
 
 
+def names_checkpoint(name: str) -> bool:
+  """Whether `name` is a released language model, or one that was put beside them."""
+  if name in CHECKPOINTS:
+    return True
+  checkpoints = asset_dir() / 'checkpoints'
+  return pathlib.Path(name).name == name and any(
+    (checkpoints / entry).is_file() for entry in (f'{name}.tar', f'{name}/checkpoint')
+  )
+
+
 def find_checkpoint(name: str) -> pathlib.Path:
   """The folder of a released language model's T5X checkpoint; its archive is unpacked if needed.
 

@@ -1,8 +1,10 @@
-"""A language model to play or measure: bundled, a bundle's folder, or a training run.
+"""A language model to play or measure: bundled, a bundle's folder, a training run, or of T5X.
 
 A training run's MODEL_DIR says what its parameters are in `model.json`: token layout, sizes, and
 the codec and style model (with hashes) whose tokens it was trained on. `write_model_file` writes it
-when a run starts, so that every checkpoint can be used without the gin files that made it.
+when a run starts, so that every checkpoint can be used without the gin files that made it. A T5X
+checkpoint with no `model.json` beside it is taken for one of Magenta RealTime v1's lineage: sizes
+from its shapes, v1's token layout, v1's codec and style model.
 """
 
 import dataclasses
@@ -14,11 +16,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from models import assets
 from models.bundle import Bundle, bundled_names, load_bundle
 from models.depthformer import DepthformerConfig, DepthformerModel
 from models.spec import LiveMusicSpec
 
 MODEL_FILE = 'model.json'
+# Of a bundle: whose tokens it speaks.
+IDENTITY_FIELDS = ('codec_name', 'codec_hash', 'style_name', 'style_hash')
 _CHECKPOINT_PREFIX = 'checkpoint_'
 
 
@@ -29,10 +34,11 @@ class Source:
   Attributes:
     name: short, unique among the sources of a report.
     path: as it was given.
-    kind: 'bundled', 'bundle' or 'checkpoint'.
+    kind: 'bundled', 'bundle', 'checkpoint' (of a training run) or 't5x'.
     bundle: the model with its parameters.
     step: of a checkpoint; None for a bundle.
-    model_dir: of a training run; None for a bundle.
+    model_dir: of a training run; None for a bundle or a T5X checkpoint.
+    folder: of the checkpoint; None for a bundle.
   """
 
   name: str
@@ -41,50 +47,69 @@ class Source:
   bundle: Bundle
   step: int | None = None
   model_dir: pathlib.Path | None = None
+  folder: pathlib.Path | None = None
 
 
-def write_model_file(
-  model_dir: str | pathlib.Path,
-  model: DepthformerModel,
-  *,
-  codec_name: str,
-  codec_hash: str,
-  style_name: str,
-  style_hash: str,
-) -> pathlib.Path:
-  """Writes MODEL_DIR/model.json and returns its path."""
-  path = pathlib.Path(model_dir) / MODEL_FILE
-  path.parent.mkdir(parents=True, exist_ok=True)
-  description = {
+def model_description(
+  model: DepthformerModel, *, codec_name: str, codec_hash: str, style_name: str, style_hash: str
+) -> dict[str, Any]:
+  """What model.json says: JSON values."""
+  return {
     'spec': model.spec.to_dict(),
     'config': model.config.to_dict(),
     'codec': {'name': codec_name, 'hash': codec_hash},
     'style': {'name': style_name, 'hash': style_hash},
   }
+
+
+def write_model_file(
+  model_dir: str | pathlib.Path, model: DepthformerModel, **identity: str
+) -> pathlib.Path:
+  """Writes MODEL_DIR/model.json and returns its path; `identity` are the `IDENTITY_FIELDS`."""
+  path = pathlib.Path(model_dir) / MODEL_FILE
+  path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_suffix('.partial')
+  description = model_description(model, **identity)
   partial.write_text(json.dumps(description, indent=2) + '\n', encoding='utf-8')
   partial.replace(path)
   return path
 
 
 def load_source(path: str | pathlib.Path, name: str | None = None) -> Source:
-  """Loads a bundled name, a bundle's folder, a MODEL_DIR (its newest step) or a checkpoint_<step>.
+  """Loads a language model from wherever `path` says.
+
+  Args:
+    path: a bundled name; a bundle's folder; a MODEL_DIR (its newest step is meant) or a
+      checkpoint_<step> in one; a T5X checkpoint's folder or tar archive; or the name of a released
+      model ('llm_large_x3047_c1860k'), which is looked for in the asset directory.
+    name: of the source; None for one made from the path.
 
   Raises:
-    FileNotFoundError: `path` is none of these.
-    ValueError: the parameters do not fit what model.json describes.
+    FileNotFoundError: `path` is none of these, or the released model is not in the asset directory.
+    ValueError: the parameters do not fit what model.json describes, or are truncated.
   """
   folder = pathlib.Path(path)
   if str(path) in bundled_names():
     return Source(name or str(path), str(path), 'bundled', load_bundle(path))
   if (folder / 'spec.json').is_file():
     return Source(name or _folder_name(folder), str(path), 'bundle', load_bundle(folder))
+  if not folder.exists() and assets.names_checkpoint(str(path)):
+    folder = assets.find_checkpoint(str(path))
+  elif folder.suffix == '.tar' and folder.is_file():
+    folder = assets.unpack_checkpoint(folder)
   model_dir = folder.parent if folder.name.startswith(_CHECKPOINT_PREFIX) else folder
-  if not (model_dir / MODEL_FILE).is_file():
+  described = (model_dir / MODEL_FILE).is_file()
+
+  from training import t5x_checkpoints
+
+  if t5x_checkpoints.is_t5x(folder):
+    return _load_t5x(folder, model_dir if described else None, str(path), name)
+  if not described:
     bundled = ', '.join(bundled_names()) or 'none is bundled'
     raise FileNotFoundError(
-      f'{str(path)!r} is no language model: not a bundled name ({bundled}), no folder with a '
-      f'spec.json, and no MODEL_DIR with a {MODEL_FILE}.'
+      f'{str(path)!r} is no language model: not a bundled name ({bundled}), not a released one '
+      f'({", ".join(assets.CHECKPOINTS)}), no folder with a spec.json, no MODEL_DIR with a '
+      f'{MODEL_FILE}, and no T5X checkpoint.'
     )
   return _load_checkpoint(folder, model_dir, name)
 
@@ -116,32 +141,50 @@ def _load_checkpoint(folder: pathlib.Path, model_dir: pathlib.Path, name: str | 
   from training.checkpoints import restore_params
   from training.state import check_same_shapes
 
+  model, identity = _read_model_file(model_dir)
+  params, step = restore_params(folder)
+  check_same_shapes(jax.eval_shape(model.init, jax.random.key(0)), params)
+  params = jax.tree.map(jnp.asarray, params)
+  card = {'model_dir': str(model_dir), 'step': step}
+  bundle = Bundle(model=model, params=params, spec=model.spec, card=card, **identity)
+  return Source(
+    name or f'{_folder_name(model_dir)} step {step}', str(folder), 'checkpoint', bundle, step,
+    model_dir, folder,
+  )  # fmt: skip
+
+
+def _load_t5x(
+  folder: pathlib.Path, described: pathlib.Path | None, path: str, name: str | None
+) -> Source:
+  """A T5X checkpoint, whose model.json lies in `described` if there is one."""
+  from training import t5x_checkpoints
+
+  if described is not None:
+    model, identity = _read_model_file(described)
+    checkpoint = t5x_checkpoints.read(folder, config=model.config, spec=model.spec)
+  else:
+    checkpoint = t5x_checkpoints.read(folder)
+    model = DepthformerModel(checkpoint.config, checkpoint.spec)
+    # A released model has its name for a hash.
+    released = (assets.CODEC, assets.CODEC, assets.STYLE_MODEL, assets.STYLE_MODEL)
+    identity = dict(zip(IDENTITY_FIELDS, released, strict=True))
+  card = {'t5x_checkpoint': str(checkpoint.folder), 'step': checkpoint.step}
+  bundle = Bundle(model=model, params=checkpoint.params, spec=model.spec, card=card, **identity)
+  own_name = _folder_name(folder.parent if folder.name.startswith(_CHECKPOINT_PREFIX) else folder)
+  name = name or f'{own_name} step {checkpoint.step}'
+  return Source(name, path, 't5x', bundle, checkpoint.step, folder=checkpoint.folder)
+
+
+def _read_model_file(model_dir: pathlib.Path) -> tuple[DepthformerModel, dict[str, str]]:
+  """The model that MODEL_DIR/model.json describes, and the bundle fields of codec and style."""
   description = json.loads((model_dir / MODEL_FILE).read_text(encoding='utf-8'))
   spec = LiveMusicSpec.from_dict(description['spec'])
   model = DepthformerModel(DepthformerConfig.from_dict(description['config']), spec)
-  params, step = restore_params(folder)
-  check_same_shapes(jax.eval_shape(model.init, jax.random.key(0)), params)
-  bundle = Bundle(
-    model=model,
-    params=jax.tree.map(jnp.asarray, params),
-    spec=spec,
-    codec_name=description['codec']['name'],
-    codec_hash=description['codec']['hash'],
-    style_name=description['style']['name'],
-    style_hash=description['style']['hash'],
-    card=_card(model_dir, step),
-  )
-  return Source(
-    name or f'{_folder_name(model_dir)} step {step}', str(folder), 'checkpoint', bundle, step,
-    model_dir,
-  )  # fmt: skip
+  fields = (field.split('_') for field in IDENTITY_FIELDS)
+  return model, {f'{kind}_{key}': description[kind][key] for kind, key in fields}
 
 
 def _folder_name(folder: pathlib.Path) -> str:
   """'tuned' for .../tuned/bundle, else the folder's own name."""
   folder = folder.resolve()
   return folder.parent.name if folder.name == 'bundle' else folder.name
-
-
-def _card(model_dir: pathlib.Path, step: int) -> dict[str, Any]:
-  return {'model_dir': str(model_dir), 'step': step}

@@ -1,4 +1,4 @@
-"""A training run's language model as a bundle that generate.py and finetune.py take."""
+"""A language model as a bundle (generate.py, finetune.py) or a T5X checkpoint (v1, T5X)."""
 
 import argparse
 import dataclasses
@@ -6,8 +6,19 @@ import json
 import pathlib
 import sys
 
+from models import assets
 from models.bundle import save_bundle
-from pipelines.checkpoint_sources import load_source
+from pipelines.checkpoint_sources import (
+  IDENTITY_FIELDS,
+  MODEL_FILE,
+  Source,
+  load_source,
+  model_description,
+  write_model_file,
+)
+from training.optimizers import AdafactorState, adafactor
+
+FORMATS = ('bundle', 't5x', 't5x-orbax')
 
 
 def export(
@@ -20,7 +31,7 @@ def export(
   """Writes the newest step of a MODEL_DIR, or a checkpoint_<step>, as a bundle.
 
   Args:
-    checkpoint: MODEL_DIR, checkpoint_<step>, or a bundle to write anew.
+    checkpoint: see `load_source`.
     output_dir: folder of the bundle.
     licence: of the weights, for the card.
     data: what the model was trained on, for the card.
@@ -39,6 +50,49 @@ def export(
   return save_bundle(output_dir, bundle)
 
 
+def export_t5x(
+  checkpoint: str | pathlib.Path, output_dir: str | pathlib.Path, layout: str = 't5x'
+) -> tuple[pathlib.Path, list[str]]:
+  """Writes `output_dir`/checkpoint_<step> as T5X does: float32, v1's names, Adafactor's statistics.
+
+  Where the source has no such statistics (a bundle, a run with another optimizer) those of T5X
+  before the first update are written, since v1's runtime asks for them. A model.json beside the
+  checkpoint says whose tokens it speaks.
+
+  Args:
+    checkpoint: see `load_source`.
+    output_dir: made if it does not exist.
+    layout: 't5x' (msgpack + zarr, what v1 releases) or 't5x-orbax'.
+
+  Returns:
+    The checkpoint's folder, and what its user should know.
+
+  Raises:
+    FileExistsError: `output_dir` holds this step, or another model, already.
+    FileNotFoundError: there is no model at `checkpoint`.
+    ValueError: the layout is unknown, or an array does not fit.
+  """
+  from training import t5x_checkpoints
+
+  source = load_source(checkpoint)
+  model, notes = source.bundle.model, []
+  opt_state = _adafactor_state(source)
+  if opt_state is None:
+    notes.append("Adafactor's statistics are those before the first update.")
+    opt_state = adafactor(0.0, stacked=model.layer_axes()).init(source.bundle.params)
+  if source.kind in ('bundle', 'bundled') or model.config.loss_over == 'level':
+    notes.append(
+      "The ids of other levels were never trained or are left out: confine v1's sampler, which by "
+      'default draws over all ids, to those of the level.'
+    )
+  _write_model_file(pathlib.Path(output_dir), source)
+  folder = t5x_checkpoints.write(
+    output_dir, source.bundle.params, model.config, model.spec, step=source.step or 0,
+    opt_state=opt_state, layout=layout,
+  )  # fmt: skip
+  return folder, notes
+
+
 def held_out_metrics(model_dir: pathlib.Path, step: int | None) -> dict[str, float]:
   """The last held-out metrics that a run logged up to `step`; {} where it logged none."""
   path = model_dir / 'metrics.jsonl'
@@ -50,19 +104,65 @@ def held_out_metrics(model_dir: pathlib.Path, step: int | None) -> dict[str, flo
   return {name: value for name, value in rows[-1].items() if isinstance(value, float)}
 
 
+def _adafactor_state(source: Source) -> AdafactorState | None:
+  """Adafactor's statistics of a source, None where it has none."""
+  from training import t5x_checkpoints
+  from training.checkpoints import restore_part
+
+  if source.kind == 't5x':
+    config, spec = source.bundle.model.config, source.bundle.spec
+    return t5x_checkpoints.read(
+      source.folder, config=config, spec=spec, with_optimizer=True
+    ).opt_state
+  if source.kind == 'checkpoint':
+    return t5x_checkpoints.adafactor_state(restore_part(source.folder, 'state')[0]['param_states'])
+  return None
+
+
+def _write_model_file(output_dir: pathlib.Path, source: Source):
+  """Says in `output_dir`/model.json what the checkpoints there are.
+
+  Raises:
+    FileExistsError: it says something else already.
+  """
+  path, bundle = output_dir / MODEL_FILE, source.bundle
+  before = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
+  identity = {field: getattr(bundle, field) for field in IDENTITY_FIELDS}
+  if before not in (None, model_description(bundle.model, **identity)):
+    raise FileExistsError(f'{path} describes another model; choose another --output_dir.')
+  write_model_file(output_dir, bundle.model, **identity)
+
+
 def main(argv: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--checkpoint', required=True, help='a MODEL_DIR or a checkpoint_<step>')
+  parser.add_argument(
+    '--checkpoint',
+    required=True,
+    help="a MODEL_DIR, a checkpoint_<step>, a bundle, a T5X checkpoint or a released model's name",
+  )
   parser.add_argument('--output_dir', required=True)
-  parser.add_argument('--licence', default='', help='of the weights')
-  parser.add_argument('--data', default='', help='what the model was trained on')
+  parser.add_argument(
+    '--format',
+    choices=FORMATS,
+    default='bundle',
+    help='t5x is the layout of v1 (msgpack + zarr), t5x-orbax the present one of T5X',
+  )
+  parser.add_argument('--assets_dir', help=f'where released files lie; default ${assets.VARIABLE}')
+  parser.add_argument('--licence', default='', help='of the weights, for the card of a bundle')
+  parser.add_argument('--data', default='', help='what the model was trained on, for the card')
   args = parser.parse_args(argv)
+  if args.assets_dir:
+    assets.use(args.assets_dir)
+  notes = []
   try:
-    folder = export(args.checkpoint, args.output_dir, licence=args.licence, data=args.data)
-  except (ValueError, FileNotFoundError) as error:
+    if args.format == 'bundle':
+      folder = export(args.checkpoint, args.output_dir, licence=args.licence, data=args.data)
+    else:
+      folder, notes = export_t5x(args.checkpoint, args.output_dir, args.format)
+  except (ValueError, OSError) as error:
     sys.exit(f'export: {error}')
-  size = (folder / 'weights.safetensors').stat().st_size / 1e6
-  print(f'{folder}: {size:.1f} MB.')
+  size = sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6
+  print(f'{folder}: {size:.1f} MB.', *notes, sep='\n')
 
 
 if __name__ == '__main__':

@@ -38,7 +38,7 @@ class T5XCheckpoint:
     spec: token layout.
     params: own tree of parameters.
     step: updates made.
-    opt_state: Adafactor's statistics, or None where they were not asked for.
+    opt_state: Adafactor's statistics; None where there are none or they were not asked for.
     layout: one of `LAYOUTS`.
     folder: where it lies.
   """
@@ -75,7 +75,7 @@ def read(
     config: sizes; None to deduce them from the shapes.
     spec: token layout; None for v1's.
     dtype: of the parameters; None for the stored one.
-    with_optimizer: also read Adafactor's statistics.
+    with_optimizer: also read Adafactor's statistics, if there are any.
 
   Raises:
     FileNotFoundError: there is no T5X checkpoint.
@@ -176,9 +176,9 @@ def adafactor_state(stored: Mapping[str, Any]) -> AdafactorState | None:
 
 def _read_optimizer(
   stored: StoredState, config: DepthformerConfig, spec: LiveMusicSpec, step: int
-) -> AdafactorState:
+) -> AdafactorState | None:
   if not any(name.startswith(_SLOTS) for name in stored.arrays):
-    raise ValueError(f'{stored.folder} holds no optimizer state; read its parameters alone.')
+    return None
   expected = {
     name: shape for name, shape in _expected(config, spec, True).items() if name.startswith(_SLOTS)
   }
