@@ -14,12 +14,15 @@ from pipelines import startup
 
 _GIN_FILE = flags.DEFINE_multi_string('gin_file', [], 'A gin file; repeat it, later ones win.')
 _SEARCH_PATHS = flags.DEFINE_list('gin_search_paths', [], 'Folders in which gin files are found.')
+_ASSETS_DIR = flags.DEFINE_string(
+  'assets_dir', None, 'Folder of released models and other assets. Default: $WOODSHED_ASSETS.'
+)
 
 
 def main(argv: list[str]) -> None:
   from pipelines import gin_config
 
-  startup.begin()
+  startup.begin(_ASSETS_DIR.value)
   try:
     bindings, unknown = gin_config.split_flags(argv[1:])
     if unknown:

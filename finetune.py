@@ -13,7 +13,10 @@ _CATALOG = flags.DEFINE_string(
 )
 _OUTPUT_DIR = flags.DEFINE_string('output_dir', None, 'Where to write.', required=True)
 _BASE = flags.DEFINE_string(
-  'base', 'tiny', "A bundled model's name, a bundle's folder, or a training run's MODEL_DIR."
+  'base',
+  'tiny',
+  "A bundled or released model's name, the folder of a bundle or of a T5X checkpoint, or the "
+  'MODEL_DIR of a training run.',
 )
 _STEPS = flags.DEFINE_integer('steps', None, 'Updates. Default: that of gin/runs/finetune.gin.')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'Examples per update.')
@@ -22,6 +25,9 @@ _LEARNING_RATE = flags.DEFINE_float(
 )
 _MINUTES = flags.DEFINE_float('minutes', None, 'Stop training after so many minutes.')
 _SEED = flags.DEFINE_integer('seed', 42, 'Of crops and dropout.')
+_ASSETS_DIR = flags.DEFINE_string(
+  'assets_dir', None, 'Folder of released models and other assets. Default: $WOODSHED_ASSETS.'
+)
 
 
 def main(argv):
@@ -29,7 +35,7 @@ def main(argv):
     raise app.UsageError(f'Unknown argument {argv[1]!r}.')
   from pipelines import startup
 
-  startup.begin()
+  startup.begin(_ASSETS_DIR.value)
   from pipelines.finetune import finetune
 
   try:

@@ -13,13 +13,19 @@ _PROMPT = flags.DEFINE_multi_string(
 _SECS = flags.DEFINE_float('secs', 20.0, 'Seconds to generate.', lower_bound=0.01)
 _OUTPUT = flags.DEFINE_string('output', 'generated.wav', 'Audio file to write.')
 _BUNDLE = flags.DEFINE_string(
-  'bundle', 'tiny', "A bundled model's name, a bundle's folder, or a training run's MODEL_DIR."
+  'bundle',
+  'tiny',
+  "A bundled or released model's name, the folder of a bundle or of a T5X checkpoint, or the "
+  'MODEL_DIR of a training run.',
 )
 _SEED = flags.DEFINE_integer('seed', 0, 'The same seed gives the same audio.')
 _TEMPERATURE = flags.DEFINE_float('temperature', None, 'Of sampling; 0 is greedy. Default 1.1.')
 _TOP_K = flags.DEFINE_integer('top_k', None, 'Tokens that may be drawn; 0 is all. Default 40.')
 _GUIDANCE = flags.DEFINE_float('guidance', None, 'Weight of the style; 0 is off. Default 5.')
 _CONTINUE_FROM = flags.DEFINE_string('continue_from', None, 'Audio file to go on from.')
+_ASSETS_DIR = flags.DEFINE_string(
+  'assets_dir', None, 'Folder of released models and other assets. Default: $WOODSHED_ASSETS.'
+)
 
 
 def main(argv):
@@ -27,7 +33,7 @@ def main(argv):
     raise app.UsageError(f'What does {argv[1]!r} mean? A prompt is given by --prompt.')
   from pipelines import startup
 
-  startup.begin()
+  startup.begin(_ASSETS_DIR.value)
   from inference import SamplingOptions
   from pipelines.generate import generate_file
 

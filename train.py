@@ -19,12 +19,15 @@ _SEARCH_PATHS = flags.DEFINE_list('gin_search_paths', [], 'Folders in which gin 
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Print the configuration, the parameters and the first example; train nothing.'
 )
+_ASSETS_DIR = flags.DEFINE_string(
+  'assets_dir', None, 'Folder of released models and other assets. Default: $WOODSHED_ASSETS.'
+)
 
 
 def main(argv: list[str]) -> None:
   from pipelines import gin_config
 
-  startup.begin()
+  startup.begin(_ASSETS_DIR.value)
   try:
     bindings, unknown = gin_config.split_flags(argv[1:])
     if unknown:

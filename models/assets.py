@@ -85,8 +85,7 @@ def unpack_checkpoint(archive: str | pathlib.Path) -> pathlib.Path:
   The folder, named after the archive's stem, appears when it is complete.
 
   Raises:
-    ValueError: the archive is truncated, or holds no T5X checkpoint.
-    PermissionError: its folder cannot be written.
+    ValueError: the archive is truncated, or holds no T5X checkpoint, or its folder is read-only.
   """
   archive = pathlib.Path(archive)
   folder = archive.with_suffix('')
@@ -102,7 +101,7 @@ def unpack_checkpoint(archive: str | pathlib.Path) -> pathlib.Path:
       if not (folder / 'checkpoint').is_file():
         raise
   except PermissionError as error:
-    raise PermissionError(
+    raise ValueError(
       f'{archive} cannot be unpacked beside itself ({error}). Unpack it elsewhere and give that '
       'folder, or copy the archive into a folder that can be written.'
     ) from error

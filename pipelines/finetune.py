@@ -61,7 +61,7 @@ def finetune(
   Args:
     catalog: folder of audio files, or one that prepare.py already wrote (with a manifest.jsonl).
     output_dir: gets `corpus/` (tokens), `run/` (the training run) and `bundle/`.
-    base: a bundled name, a bundle's folder, or a training run's MODEL_DIR.
+    base: see `checkpoint_sources.load_source`.
     total_steps: updates; None takes the run file's.
     batch_size: examples per update; None takes the run file's.
     learning_rate: of Adafactor, relative to each parameter's size; None takes the run file's.

@@ -107,7 +107,7 @@ def generate_file(
     prompts: see `inference.prompts`; empty for no style.
     output: audio file; its suffix names the format.
     secs: seconds to generate.
-    bundle: a bundled name, a bundle's folder, or a training run's MODEL_DIR or checkpoint.
+    bundle: see `checkpoint_sources.load_source`.
     seed: same seed, same audio.
     sampling: temperature, top-k and guidance; None for the defaults.
     continue_from: audio file to go on from.

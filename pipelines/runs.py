@@ -63,8 +63,8 @@ def train(
       parameters hold stacked layers.
     total_steps: steps of the whole run.
     seed: of initial values and dropout.
-    initial_checkpoint_path: a bundled name such as 'tiny', a bundle's folder, a MODEL_DIR or a
-      checkpoint_<step> in one. Only its parameters are taken; the step counts from 0.
+    initial_checkpoint_path: see `checkpoint_sources.load_source`. Only its parameters are taken;
+      the step counts from 0.
     codebook_start: of a language model that starts from no checkpoint: embeddings and output layer
       start from the codebooks of the data's codec and style model.
     log_period: steps between lines of metrics.

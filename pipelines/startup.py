@@ -10,8 +10,11 @@ from absl import app, flags, logging
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def begin() -> None:
+def begin(assets_dir: str | None = None) -> None:
   """Silences libraries unless --verbosity was given, and makes sure that the rooms are Woodshed's.
+
+  Args:
+    assets_dir: where released files lie; None for $WOODSHED_ASSETS.
 
   Raises:
     SystemExit: `models` resolves to another package than the one beside this file.
@@ -20,6 +23,10 @@ def begin() -> None:
   if not flags.FLAGS.is_parsed() or not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.ERROR)  # Beam, Orbax and TensorFlow tell what nobody asked.
   check_rooms()
+  if assets_dir:
+    from models import assets
+
+    assets.use(assets_dir)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
