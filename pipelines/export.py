@@ -1,10 +1,13 @@
-"""A language model as a bundle (generate.py, finetune.py) or a T5X checkpoint (v1, T5X)."""
+"""A language model as a bundle, as a T5X checkpoint (for v1 and T5X), or as a run to go on with."""
 
 import argparse
 import dataclasses
 import json
 import pathlib
 import sys
+
+import jax
+import numpy as np
 
 from models import assets
 from models.bundle import save_bundle
@@ -16,9 +19,13 @@ from pipelines.checkpoint_sources import (
   model_description,
   write_model_file,
 )
+from training import t5x_checkpoints
+from training.checkpoints import Checkpoints, restore_part
 from training.optimizers import AdafactorState, adafactor
+from training.state import TrainState
+from training.t5x_checkpoints import LAYOUTS
 
-FORMATS = ('bundle', 't5x', 't5x-orbax')
+FORMATS = ('bundle', *LAYOUTS, 'run')
 
 
 def export(
@@ -72,14 +79,9 @@ def export_t5x(
     FileNotFoundError: there is no model at `checkpoint`.
     ValueError: the layout is unknown, or an array does not fit.
   """
-  from training import t5x_checkpoints
-
   source = load_source(checkpoint)
-  model, notes = source.bundle.model, []
-  opt_state = _adafactor_state(source)
-  if opt_state is None:
-    notes.append("Adafactor's statistics are those before the first update.")
-    opt_state = adafactor(0.0, stacked=model.layer_axes()).init(source.bundle.params)
+  model = source.bundle.model
+  opt_state, notes = _adafactor_state(source)
   if source.kind in ('bundle', 'bundled') or model.config.loss_over == 'level':
     notes.append(
       "The ids of other levels were never trained or are left out: confine v1's sampler, which by "
@@ -90,6 +92,37 @@ def export_t5x(
     output_dir, source.bundle.params, model.config, model.spec, step=source.step or 0,
     opt_state=opt_state, layout=layout,
   )  # fmt: skip
+  return folder, notes
+
+
+def export_run(
+  checkpoint: str | pathlib.Path, output_dir: str | pathlib.Path
+) -> tuple[pathlib.Path, list[str]]:
+  """Writes a MODEL_DIR with one checkpoint, with which train.py goes on: step and Adafactor too.
+
+  The data is read from its start.
+
+  Args:
+    checkpoint: see `load_source`; a T5X checkpoint, as a rule.
+    output_dir: made if it does not exist.
+
+  Returns:
+    The checkpoint's folder, and what its user should know.
+
+  Raises:
+    FileExistsError: `output_dir` holds this step, or another model, already.
+    FileNotFoundError: there is no model at `checkpoint`.
+  """
+  source = load_source(checkpoint)
+  opt_state, notes = _adafactor_state(source)
+  step = source.step or 0
+  folder = pathlib.Path(output_dir) / f'checkpoint_{step}'
+  if folder.exists():
+    raise FileExistsError(f'{folder} exists; remove it or choose another folder.')
+  _write_model_file(pathlib.Path(output_dir), source)
+  state = TrainState(step=np.int32(step), params=source.bundle.params, opt_state=opt_state, aux={})
+  with Checkpoints(output_dir) as checkpoints:
+    checkpoints.save(state, {'next_batch': 0})
   return folder, notes
 
 
@@ -104,19 +137,20 @@ def held_out_metrics(model_dir: pathlib.Path, step: int | None) -> dict[str, flo
   return {name: value for name, value in rows[-1].items() if isinstance(value, float)}
 
 
-def _adafactor_state(source: Source) -> AdafactorState | None:
-  """Adafactor's statistics of a source, None where it has none."""
-  from training import t5x_checkpoints
-  from training.checkpoints import restore_part
-
+def _adafactor_state(source: Source) -> tuple[AdafactorState, list[str]]:
+  """Adafactor's statistics of a source, or those of no updates and a line that says so."""
+  model, state = source.bundle.model, None
   if source.kind == 't5x':
-    config, spec = source.bundle.model.config, source.bundle.spec
-    return t5x_checkpoints.read(
-      source.folder, config=config, spec=spec, with_optimizer=True
+    state = t5x_checkpoints.read(
+      source.folder, config=model.config, spec=model.spec, with_optimizer=True
     ).opt_state
-  if source.kind == 'checkpoint':
-    return t5x_checkpoints.adafactor_state(restore_part(source.folder, 'state')[0]['param_states'])
-  return None
+  elif source.kind == 'checkpoint':
+    stored = restore_part(source.folder, 'state')[0]
+    state = t5x_checkpoints.adafactor_state(stored['param_states'])
+  if state is not None:
+    return state, []
+  fresh = jax.jit(adafactor(0.0, stacked=model.layer_axes()).init)(source.bundle.params)
+  return fresh, ["Adafactor's statistics are those before the first update."]
 
 
 def _write_model_file(output_dir: pathlib.Path, source: Source):
@@ -145,7 +179,8 @@ def main(argv: list[str] | None = None) -> None:
     '--format',
     choices=FORMATS,
     default='bundle',
-    help='t5x is the layout of v1 (msgpack + zarr), t5x-orbax the present one of T5X',
+    help='t5x is the layout of v1 (msgpack + zarr), t5x-orbax the present one of T5X, run a '
+    'MODEL_DIR with which train.py goes on',
   )
   parser.add_argument('--assets_dir', help=f'where released files lie; default ${assets.VARIABLE}')
   parser.add_argument('--licence', default='', help='of the weights, for the card of a bundle')
@@ -157,6 +192,8 @@ def main(argv: list[str] | None = None) -> None:
   try:
     if args.format == 'bundle':
       folder = export(args.checkpoint, args.output_dir, licence=args.licence, data=args.data)
+    elif args.format == 'run':
+      folder, notes = export_run(args.checkpoint, args.output_dir)
     else:
       folder, notes = export_t5x(args.checkpoint, args.output_dir, args.format)
   except (ValueError, OSError) as error:

@@ -18,7 +18,7 @@ from pipelines.finetune import _write_model_file as write_gin_model_file
 from training import t5x_checkpoints
 from training.checkpoints import Checkpoints
 from training.optimizers import adafactor
-from training.state import create_state
+from training.state import TrainState, create_state
 
 RELEASED = 'llm_large_x3047_c1860k'
 # v1's token layout; narrow, so that it is quick.
@@ -29,6 +29,7 @@ MODEL = DepthformerModel(
   ),
   LiveMusicSpec(),
 )  # fmt: skip
+OPTIMIZER = adafactor(0.1, stacked=MODEL.layer_axes())
 HASHES = {
   'codec_name': 'tiny', 'codec_hash': 'c0dec', 'style_name': 'tiny', 'style_hash': '5719e',
 }  # fmt: skip
@@ -39,13 +40,16 @@ def run_dir(tmp_path_factory):
   """A MODEL_DIR with checkpoint_9, of Adafactor with statistics that are not zero."""
   folder = tmp_path_factory.mktemp('runs') / 'pretrained'
   write_model_file(folder, MODEL, **HASHES)
-  optimizer = adafactor(0.1, stacked=MODEL.layer_axes())
-  state = create_state(MODEL, optimizer, jax.random.key(0))
-  moved = jax.tree.map(lambda x: x + 1, state.opt_state)._replace(count=np.int32(9))
+  rng = np.random.default_rng(0)
+
+  def fill(shapes):
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+
+  params = fill(jax.eval_shape(MODEL.init, jax.random.key(0)))
+  opt_state = fill(jax.eval_shape(OPTIMIZER.init, params))._replace(count=np.int32(9))
   with Checkpoints(folder) as checkpoints:
-    checkpoints.save(state.replace(step=np.int32(9), opt_state=moved), {})
-    checkpoints.wait()
-  return folder, state.params, moved
+    checkpoints.save(TrainState(np.int32(9), params, opt_state, {}), {})
+  return folder, params, opt_state
 
 
 @pytest.fixture
@@ -111,16 +115,32 @@ def test_a_run_is_exported_with_its_optimizer_and_read_again(run_dir, tmp_path, 
   _assert_equal(t5x_checkpoints.read(again, with_optimizer=True).opt_state, opt_state)
 
 
-def test_without_adafactor_its_first_statistics_are_written(tmp_path):
+def test_without_adafactor_its_first_statistics_are_written(run_dir, tmp_path):
   write_model_file(tmp_path / 'run', MODEL, **HASHES)
-  state = create_state(MODEL, optax.sgd(0.1), jax.random.key(0))
+  params = run_dir[1]
   with Checkpoints(tmp_path / 'run') as checkpoints:
-    checkpoints.save(state, {})
-    checkpoints.wait()
+    checkpoints.save(TrainState(np.int32(0), params, optax.sgd(0.1).init(params), {}), {})
   written, notes = export.export_t5x(tmp_path / 'run', tmp_path / 'out')
   assert 'before the first update' in notes[0]
   opt_state = t5x_checkpoints.read(written, with_optimizer=True).opt_state
-  _assert_equal(opt_state, adafactor(1.0, stacked=MODEL.layer_axes()).init(state.params))
+  shapes = jax.eval_shape(OPTIMIZER.init, params)
+  _assert_equal(opt_state, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
+
+
+def test_a_t5x_checkpoint_becomes_a_run_that_goes_on(run_dir, tmp_path):
+  _, params, opt_state = run_dir
+  t5x_checkpoints.write(
+    tmp_path / 't5x', params, MODEL.config, MODEL.spec, step=9, opt_state=opt_state
+  )
+  folder, notes = export.export_run(tmp_path / 't5x', tmp_path / 'run')
+  assert folder == tmp_path / 'run' / 'checkpoint_9' and not notes
+  like = jax.eval_shape(lambda key: create_state(MODEL, OPTIMIZER, key), jax.random.key(0))
+  with Checkpoints(tmp_path / 'run') as checkpoints:
+    state, data = checkpoints.restore(like)
+  assert int(state.step) == 9 and data['next_batch'] == 0
+  _assert_equal(state.params, params)
+  _assert_equal(state.opt_state, opt_state)
+  assert load_source(tmp_path / 'run').kind == 'checkpoint'
 
 
 def test_one_folder_holds_one_model(run_dir, tmp_path):

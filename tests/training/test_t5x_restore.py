@@ -134,6 +134,24 @@ def test_t5x_restores_an_export(own, tmp_path, layout, by):
   _assert_equal(restored, _expected(own))
 
 
+def test_t5x_interactive_model_restores_an_export(own, tmp_path):
+  """As T5X's InteractiveModel does, on which v1's runtime stands: one folder, mode 'specific'."""
+  from t5x import utils
+
+  folder = t5x_checkpoints.write(tmp_path, own[0], CONFIG, SPEC, step=STEP, opt_state=own[1])
+  config = utils.RestoreCheckpointConfig(path=str(folder), mode='specific', dtype='float32')
+  chosen, paths = utils.get_first_valid_restore_config_and_paths([config])
+  manager = utils.LegacyCheckpointManager(
+    save_cfg=utils.SaveCheckpointConfig(dtype='float32', keep=5, save_dataset=False, period=1000),
+    restore_cfg=config,
+    train_state_shape=_train_state(),
+    partitioner=_partitioner(),
+    ds_iter=None,
+    model_dir=str(tmp_path / 'out'),
+  )
+  _assert_equal(manager.restore(paths, chosen), _expected(own))
+
+
 def test_t5x_present_manager_restores_the_older_layout(own, tmp_path):
   folder = t5x_checkpoints.write(tmp_path, own[0], CONFIG, SPEC, step=STEP, opt_state=own[1])
   restored = _manager('t5x-orbax', tmp_path, _train_state()).restore(path=str(folder))
