@@ -1,0 +1,1 @@
+"""What Woodshed claims about speed, as ratios against a reference timed in the same run."""
