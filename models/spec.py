@@ -7,11 +7,12 @@ smaller one.
 
 import dataclasses
 import json
-from typing import Any
+
+from models.config import Config
 
 
 @dataclasses.dataclass(frozen=True)
-class LiveMusicSpec:
+class LiveMusicSpec(Config):
   """Sizes and the vocabulary layout of one live music system.
 
   Attributes:
@@ -106,18 +107,6 @@ class LiveMusicSpec:
   def targets_length(self) -> int:
     """Decoder tokens of one chunk, time-major and level-minor (800)."""
     return self.chunk_frames * self.target_levels
-
-  def to_dict(self) -> dict[str, Any]:
-    return dataclasses.asdict(self)
-
-  @classmethod
-  def from_dict(cls, values: dict[str, Any]) -> 'LiveMusicSpec':
-    """Builds a spec from `to_dict`'s output; unknown fields are an error."""
-    known = {field.name for field in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-      raise ValueError(f'Unknown spec fields {unknown}; the spec has {sorted(known)}.')
-    return cls(**values)
 
   def to_json(self) -> str:
     return json.dumps(self.to_dict(), indent=2)

@@ -3,13 +3,15 @@
 import dataclasses
 from typing import Any
 
+from models.config import Config
+
 LOSSES = ('level', 'vocabulary')
 REMAT_POLICIES = ('none', 'minimal', 'full')
 DTYPES = ('float32', 'bfloat16')
 
 
 @dataclasses.dataclass(frozen=True)
-class DepthformerConfig:
+class DepthformerConfig(Config):
   """Sizes and numerics; what the tokens mean is in `models.spec.LiveMusicSpec`.
 
   Attributes:
@@ -78,18 +80,6 @@ class DepthformerConfig:
     """Magenta RT v1 large, 761,651,456 parameters."""
     sizes = dict(embed_dim=1024, num_heads=16, head_dim=64, mlp_dim=2816, num_encoder_layers=24)
     return cls(**(sizes | _V1_NUMERICS | overrides))
-
-  def to_dict(self) -> dict[str, Any]:
-    return dataclasses.asdict(self)
-
-  @classmethod
-  def from_dict(cls, values: dict[str, Any]) -> 'DepthformerConfig':
-    """Builds a config from `to_dict`'s output; unknown fields are an error."""
-    known = {field.name for field in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-      raise ValueError(f'Unknown model fields {unknown}; a Depthformer has {sorted(known)}.')
-    return cls(**values)
 
 
 _V1_NUMERICS = dict(

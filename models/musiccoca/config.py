@@ -1,7 +1,9 @@
 """Sizes of a MusicCoCa model: the two towers, the log-mel front end, the text."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
+
+from models.config import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ _REAL_TOWER = TowerConfig(
 
 
 @dataclasses.dataclass(frozen=True)
-class MusicCoCaConfig:
+class MusicCoCaConfig(Config):
   """Sizes of the model; sample rate, window, width of the embedding and RVQ stand in the spec.
 
   Attributes:
@@ -102,15 +104,8 @@ class MusicCoCaConfig:
     """Patches (tokens of the audio tower) of `num_samples`."""
     return self.num_frames(num_samples) // self.patch_size * (self.mel_bins // self.patch_size)
 
-  def to_dict(self) -> dict[str, Any]:
-    return dataclasses.asdict(self)
-
   @classmethod
-  def from_dict(cls, values: dict[str, Any]) -> 'MusicCoCaConfig':
-    """Builds a config from `to_dict`'s output; unknown fields are an error."""
-    known = {field.name for field in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-      raise ValueError(f'Unknown MusicCoCa fields {unknown}; the config has {sorted(known)}.')
+  def from_dict(cls, values: dict[str, Any]) -> Self:
+    """See `Config.from_dict`; the towers come as dictionaries."""
     towers = {name: TowerConfig(**values[name]) for name in ('audio', 'text') if name in values}
-    return cls(**{**values, **towers})
+    return super().from_dict({**values, **towers})

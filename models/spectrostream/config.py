@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import Any
+
+from models.config import Config
 
 # Strides (time, frequency) of encoder_0..encoder_6; the decoder takes them in reverse.
 ENCODER_STRIDES = ((1, 2), (1, 2), (1, 3), (1, 2), (1, 2), (2, 2), (2, 1))
@@ -17,7 +18,7 @@ LOOKAHEAD = TIME_STRIDE
 
 
 @dataclasses.dataclass(frozen=True)
-class SpectroStreamConfig:
+class SpectroStreamConfig(Config):
   """Widths of one SpectroStream.
 
   Attributes:
@@ -58,15 +59,3 @@ class SpectroStreamConfig:
       encoder_widths=(8, 16, 16, 32, 32, 48, 64, 64),
       decoder_widths=(64, 128, 64, 32, 32, 16, 16, 8),
     )
-
-  def to_dict(self) -> dict[str, Any]:
-    return dataclasses.asdict(self)
-
-  @classmethod
-  def from_dict(cls, values: dict[str, Any]) -> 'SpectroStreamConfig':
-    """Builds a config from `to_dict`'s output; unknown fields are an error."""
-    known = {field.name for field in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-      raise ValueError(f'Unknown codec fields {unknown}; the config has {sorted(known)}.')
-    return cls(**values)

@@ -150,7 +150,7 @@ def test_sizes_out_of_range_are_refused_by_name():
     DepthformerConfig(embed_dim=33)
   with pytest.raises(ValueError, match=r'dropout_rate=1.0 is not in \[0, 1\)'):
     DepthformerConfig(dropout_rate=1.0)
-  with pytest.raises(ValueError, match=r"Unknown model fields \['width'\]"):
+  with pytest.raises(ValueError, match=r"Unknown DepthformerConfig fields \['width'\]"):
     DepthformerConfig.from_dict({'width': 3})
 
 
