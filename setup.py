@@ -31,6 +31,7 @@ REQUIREMENTS = [
   'jax>=0.7,<0.12',
   'jinja2>=3.1,<4',
   'matplotlib>=3.8,<4',
+  'msgpack>=1.0,<2',
   'mutagen>=1.47,<2',
   'numpy>=2.0,<3',
   'optax>=0.2.4,<0.3',
@@ -45,6 +46,7 @@ REQUIREMENTS = [
   'tensorboard>=2.19,<3',  # clu.metric_writers imports it without asking for it.
   'tensorflow>=2.19,<2.22',
   'tensorflow-datasets>=4.9.7,<5',
+  'tensorstore>=0.1.60,<0.2',
   'tqdm>=4.66,<5',
 ]
 

@@ -89,7 +89,7 @@ def export_t5x(
     )
   _write_model_file(pathlib.Path(output_dir), source)
   folder = t5x_checkpoints.write(
-    output_dir, source.bundle.params, model.config, model.spec, step=source.step or 0,
+    output_dir, source.bundle.params, model.config, model.spec, step=_step(source),
     opt_state=opt_state, layout=layout,
   )  # fmt: skip
   return folder, notes
@@ -115,7 +115,7 @@ def export_run(
   """
   source = load_source(checkpoint)
   opt_state, notes = _adafactor_state(source)
-  step = source.step or 0
+  step = _step(source)
   folder = pathlib.Path(output_dir) / f'checkpoint_{step}'
   if folder.exists():
     raise FileExistsError(f'{folder} exists; remove it or choose another folder.')
@@ -151,6 +151,11 @@ def _adafactor_state(source: Source) -> tuple[AdafactorState, list[str]]:
     return state, []
   fresh = jax.jit(adafactor(0.0, stacked=model.layer_axes()).init)(source.bundle.params)
   return fresh, ["Adafactor's statistics are those before the first update."]
+
+
+def _step(source: Source) -> int:
+  """Updates made; a bundle's card may know them, 0 where nothing does."""
+  return int(source.step or source.bundle.card.get('step') or 0)
 
 
 def _write_model_file(output_dir: pathlib.Path, source: Source):

@@ -10,9 +10,10 @@ import optax
 import pytest
 
 from models import assets
+from models.bundle import save_bundle
 from models.depthformer import DepthformerConfig, DepthformerModel
 from models.spec import LiveMusicSpec
-from pipelines import export
+from pipelines import export, initial_params
 from pipelines.checkpoint_sources import load_source, write_model_file
 from pipelines.finetune import _write_model_file as write_gin_model_file
 from training import t5x_checkpoints
@@ -83,6 +84,13 @@ def test_a_released_name_is_a_source(run_dir, asset_dir):
   _assert_equal(load_source(f'{folder}.tar').bundle.params, run_dir[1])
 
 
+def test_training_starts_from_it_on_tokens_of_its_own_codec_alone(run_dir, asset_dir):
+  released = dict(codec_hash=assets.CODEC, style_hash=assets.STYLE_MODEL)
+  _assert_equal(initial_params.read(RELEASED, released), run_dir[1])
+  with pytest.raises(ValueError, match='codec model ssv2_48k_stereo, the data holds tokens of c0dec'):
+    initial_params.read(RELEASED, HASHES)
+
+
 def test_a_released_model_that_is_not_there(asset_dir):
   with pytest.raises(FileNotFoundError, match='Put checkpoints/llm_large_holly_finetune.tar, as'):
     load_source('llm_large_holly_finetune')
@@ -141,6 +149,13 @@ def test_a_t5x_checkpoint_becomes_a_run_that_goes_on(run_dir, tmp_path):
   _assert_equal(state.params, params)
   _assert_equal(state.opt_state, opt_state)
   assert load_source(tmp_path / 'run').kind == 'checkpoint'
+
+
+def test_a_bundle_is_exported_at_the_step_in_its_card(run_dir, tmp_path):
+  source = load_source(run_dir[0])
+  save_bundle(tmp_path / 'bundle', source.bundle)
+  written, _ = export.export_t5x(tmp_path / 'bundle', tmp_path / 'out')
+  assert written.name == 'checkpoint_9' and t5x_checkpoints.read(written).step == 9
 
 
 def test_one_folder_holds_one_model(run_dir, tmp_path):
