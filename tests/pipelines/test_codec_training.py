@@ -58,7 +58,7 @@ def test_run_ends_in_a_codec(tmp_path, make):
   ):
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-6)  # The file holds float16.
   # The last codebooks are fitted to the feed's own latents: level by level they come nearer.
-  latents = np.asarray(trainable.latents(params, Tones().batch(0)['audio'])).reshape([-1, 4])
+  latents = np.asarray(trainable._latents(params, Tones().batch(0)['audio'])).reshape([-1, 4])
   codebooks, residual, errors = np.asarray(codec.codebooks), latents, []
   for book in codebooks:
     nearest = np.square(residual[:, None] - book[None]).sum(-1).argmin(1)
