@@ -87,7 +87,7 @@ def test_a_released_name_is_a_source(run_dir, asset_dir):
 def test_training_starts_from_it_on_tokens_of_its_own_codec_alone(run_dir, asset_dir):
   released = dict(codec_hash=assets.CODEC, style_hash=assets.STYLE_MODEL)
   _assert_equal(initial_params.read(RELEASED, released), run_dir[1])
-  with pytest.raises(ValueError, match='codec model ssv2_48k_stereo, the data holds tokens of c0dec'):
+  with pytest.raises(ValueError, match='model ssv2_48k_stereo, the data holds tokens of c0dec'):
     initial_params.read(RELEASED, HASHES)
 
 
