@@ -7,6 +7,8 @@ import sys
 
 from absl import app, flags, logging
 
+from pipelines import quiet_imports
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -22,6 +24,7 @@ def begin(assets_dir: str | None = None) -> None:
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   if not flags.FLAGS.is_parsed() or not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.ERROR)  # Beam, Orbax and TensorFlow tell what nobody asked.
+    quiet_imports.quiet('tensorflow')
   check_rooms()
   if assets_dir:
     from models import assets
