@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from evaluation.signal_health import seam_jump
 from inference import LiveSession
 from models.bundle import load_bundle
 
@@ -22,6 +23,8 @@ def test_bundled_models_play(session):
   level_db = 10 * np.log10(np.mean(np.square(audio[spec.sample_rate :], dtype=np.float64)))
   assert -45 < level_db < 0  # Neither silent nor noise at full scale.
   assert np.mean(np.abs(audio) > 0.999) < 0.01
+  # No click where the chunks meet: the largest step there is one of the music around it.
+  assert seam_jump(audio, spec.sample_rate, spec.chunk_samples) < 1
   codes = session.state.context[-2 * spec.chunk_frames :]
   assert codes.min() >= 0 and codes.max() < spec.codebook_size
   # The second chunk begins with the tail of the first: its first sample is the tail's.
