@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from training.state import TrainState, check_same_shapes, flat_names
@@ -115,7 +116,7 @@ class Checkpoints:
       raise FileNotFoundError(
         f'{self.directory} holds no {PREFIX}_{step}; it has steps {self._manager.all_steps()}.'
       )
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _to_tree(like))
+    abstract = jax.tree.map(_abstract, _to_tree(like))
     _check_structure(self.directory / f'{PREFIX}_{step}', abstract)
     restored = self._manager.restore(
       step,
@@ -226,12 +227,19 @@ def _stored_tree(checkpoint: pathlib.Path) -> dict[str, Any]:
   return ocp.PyTreeCheckpointHandler().metadata(epath.Path(checkpoint / 'state')).tree
 
 
+def _abstract(x: Any) -> jax.ShapeDtypeStruct:
+  """What to restore: on one device where `x` does not say otherwise, wherever it was written."""
+  sharding = getattr(x, 'sharding', None) or SingleDeviceSharding(jax.devices()[0])
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
 def _own_copy(tree: Any) -> Any:
-  """Copies of the arrays in host memory, where one process holds them all.
+  """Copies of the arrays, in host memory where one process holds them all.
 
   On the CPU a 'host copy' of an array is the array itself, which the next step overwrites while it
   is still being written to disk.
   """
   if jax.process_count() > 1:
-    return tree
+    on_cpu = jax.default_backend() == 'cpu'
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), tree) if on_cpu else tree
   return jax.tree.map(lambda x: np.array(x, copy=True), tree)

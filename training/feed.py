@@ -37,6 +37,11 @@ class TokenFeed:
     self.task_name, self.split, self.batch_size = task_name, split, batch_size
     self._options = dict(seed=seed, num_epochs=num_epochs, host=host, num_hosts=num_hosts)
 
+  def shard(self, index: int, count: int) -> 'TokenFeed':
+    """The same batches, of which this one yields row `index` and every `count`-th after it."""
+    options = self._options | {'host': index, 'num_hosts': count}
+    return TokenFeed(self.task_name, self.split, self.batch_size, **options)
+
   def batches(self, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
     """Batches `start`, `start + 1`, ... without reading those before."""
     from tasks import stream

@@ -1,6 +1,7 @@
 """The training loop, from a trainable and a feed to a trained state; resumes where it stopped."""
 
 import contextlib
+import functools
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -10,11 +11,13 @@ import jax
 import optax
 from tqdm import tqdm
 
+from training import hosts
 from training.checkpoints import Checkpoints
 from training.meter import Meter
-from training.metrics import Writers
+from training.metrics import NoWriters, Writers
+from training.partitioning import Partitioning, PjitPartitioner
 from training.prefetch import Prefetcher
-from training.state import TrainState, create_state
+from training.state import TrainState
 from training.step import make_train_step
 from training.stopping import StopRequest, stop_on_signals
 
@@ -38,6 +41,7 @@ def train(
   time_budget_secs: float | None = None,
   tensorboard: bool = True,
   progress: bool = True,
+  partitioning: Partitioning | None = None,
 ) -> TrainState:
   """Trains until `total_steps`, a signal, or the end of the time budget; the last step is saved.
 
@@ -62,6 +66,7 @@ def train(
     time_budget_secs: stop cleanly once this call has lasted so long.
     tensorboard: also write TensorBoard events.
     progress: show a progress bar.
+    partitioning: how the run lies on the devices; None shares each batch among all of them.
 
   Returns:
     The state after the last step made.
@@ -70,37 +75,45 @@ def train(
     FloatingPointError: the loss or the gradient became infinite or not a number; names the step.
   """
   stop = StopRequest(time_budget_secs)
+  agreed = hosts.AgreedStop(stop)
   meter = Meter(trainable, optimizer)
-  writers = Writers(model_dir, tensorboard=tensorboard)
+  first = hosts.is_first()
+  say = functools.partial(print, flush=True) if first else lambda text: None
+  writers = Writers(model_dir, tensorboard=tensorboard) if first else NoWriters()
   evaluators = evaluators or {}
+  partitioning = partitioning or PjitPartitioner().fit(getattr(feed, 'batch_size', None))
+  own_feed = partitioning.local_feed(feed)
+  shared = own_feed is not feed
 
   # Set-up: keys, then the newest checkpoint, the given parameters, or initial values.
   init_rng, step_rng = jax.random.split(jax.random.key(seed))
   checkpoints = Checkpoints(model_dir, keep_checkpoints)
   with meter.timed('init_or_restore'):
     if checkpoints.latest_step is not None:
-      like = jax.eval_shape(lambda key: create_state(trainable, optimizer, key), init_rng)
+      like = partitioning.state_like(trainable, optimizer, init_rng)
       state, data = checkpoints.restore(like)
       position, origin = _next_batch(data, feed), f'from checkpoint_{int(state.step)}'
     else:
-      state, position = create_state(trainable, optimizer, init_rng, initial_params), 0
+      state = partitioning.create_state(trainable, optimizer, init_rng, initial_params)
+      position = 0
       origin = 'from scratch' if initial_params is None else 'from the given parameters'
   first_step = step = evaluated_at = int(state.step)
   writers.rewind(step)
-  print(f'{model_dir}: {origin}, {step} of {total_steps} steps made.', flush=True)
-  train_step = make_train_step(trainable, optimizer)
+  say(f'{model_dir}: {origin}, {step} of {total_steps} steps made, {partitioning}.')
+  train_step = make_train_step(trainable, optimizer, partitioning.step_compiler(state, shared))
+  step_rng = partitioning.replicate(step_rng)
 
   # The loop. The device works on one step while the next batch is fetched.
   with (
     stop_on_signals(stop),
     checkpoints,
-    Prefetcher(feed, position, place=jax.device_put) as batches,
-    _progress_bar(total_steps, step, progress) as bar,
+    Prefetcher(own_feed, position, place=partitioning.placer(shared)) as batches,
+    _progress_bar(total_steps, step, progress and first) as bar,
   ):
-    while step < total_steps and not stop.reason:
+    while step < total_steps and not agreed.vote():
       if step in getattr(trainable, 'calibration_steps', ()):
         with meter.timed('calibrate'):
-          state = trainable.calibrate(state, feed.batch)
+          state = partitioning.like(trainable.calibrate(state, feed.batch), state)
       with meter.timed('data_wait'):
         batch = batches.next()
       with meter.timed('compilation') if step == first_step else contextlib.nullcontext():
@@ -127,11 +140,11 @@ def train(
       checkpoints.wait()
     if meter.has_steps:
       _log(meter, step, writers, bar)
-    if eval_period and evaluated_at < step and not stop.signalled:
+    if eval_period and evaluated_at < step and not agreed.signalled:
       _evaluate(evaluators, state, step, writers)
   writers.close()
-  end = 'finished' if step >= total_steps else f'stopped because {stop.reason}'
-  print(f'{model_dir}: {end}; {step} steps are saved in checkpoint_{step}.', flush=True)
+  end = 'finished' if step >= total_steps else f'stopped because {agreed.reason}'
+  say(f'{model_dir}: {end}; {step} steps are saved in checkpoint_{step}.')
   return state
 
 

@@ -124,6 +124,19 @@ class Writers:
     return self._event_writers[stream]
 
 
+class NoWriters:
+  """What a process writes that is not the first: nothing."""
+
+  def rewind(self, step: int):
+    pass
+
+  def write(self, step: int, values: Mapping[str, float], stream: str = 'train'):
+    pass
+
+  def close(self):
+    pass
+
+
 def read_metrics(model_dir: str | pathlib.Path) -> list[dict[str, Any]]:
   """The lines of metrics.jsonl; a last line cut short by a crash is left out."""
   path = pathlib.Path(model_dir) / FILE_NAME

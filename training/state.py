@@ -51,15 +51,22 @@ def create_state(
     check_same_shapes(jax.eval_shape(trainable.init, rng), params)
 
   def build(rng: jax.Array, params: Any | None) -> TrainState:
-    params_rng, aux_rng = jax.random.split(rng)
-    params = trainable.init(params_rng) if params is None else params
-    aux = trainable.init_aux(aux_rng) if hasattr(trainable, 'init_aux') else {}
-    return TrainState(
-      step=jnp.zeros([], jnp.int32), params=params, opt_state=optimizer.init(params), aux=aux
-    )
+    return initial_values(trainable, optimizer, rng, params)
 
   # Copies: the step donates its state, so no array may stand in it twice or belong to the caller.
   return jax.tree.map(lambda x: jnp.array(x, copy=True), jax.jit(build)(rng, params))
+
+
+def initial_values(
+  trainable: Any, optimizer: optax.GradientTransformation, rng: jax.Array, params: Any | None
+) -> TrainState:
+  """What `create_state` compiles; its arrays may be those of `params`."""
+  params_rng, aux_rng = jax.random.split(rng)
+  params = trainable.init(params_rng) if params is None else params
+  aux = trainable.init_aux(aux_rng) if hasattr(trainable, 'init_aux') else {}
+  return TrainState(
+    step=jnp.zeros([], jnp.int32), params=params, opt_state=optimizer.init(params), aux=aux
+  )
 
 
 def flat_names(tree: Any) -> dict[str, Any]:

@@ -10,10 +10,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models import logical_axes
+
 NORM_EPSILON = 1e-6
 # Added to the logits of forbidden pairs. Large enough to swallow the logits themselves, so that a
 # row in which everything is forbidden attends uniformly and stays finite.
 MASKED = -1e10
+
+
+def stream(x: jax.Array) -> jax.Array:
+  """A residual stream [B, ..., D], laid out as such where several devices share the work."""
+  return logical_axes.constrain(x, *_leading(x, 1), 'embed')
+
+
+def _leading(x: jax.Array, num_last: int) -> tuple[str, ...]:
+  """Names of all axes but the last ones."""
+  return ('batch',) + ('length',) * (x.ndim - num_last - 1)
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -43,7 +55,8 @@ def project(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 def split_heads(x: jax.Array, num_heads: int) -> jax.Array:
   """[..., length, H * K] -> [..., length, H, K]."""
-  return x.reshape(x.shape[:-1] + (num_heads, -1))
+  x = x.reshape(x.shape[:-1] + (num_heads, -1))
+  return logical_axes.constrain(x, *_leading(x, 2), 'heads', 'kv')
 
 
 def keys_and_values(
@@ -101,6 +114,7 @@ def gated_mlp(
   """out(dropout(gelu(x gate) * (x up))), gelu in its tanh approximation."""
   hidden = jax.nn.gelu(project(x, params['gate'], dtype), approximate=True)
   hidden = dropout(hidden * project(x, params['up'], dtype), dropout_rate, rng)
+  hidden = logical_axes.constrain(hidden, *_leading(hidden, 1), 'mlp')
   return project(hidden, params['out'], dtype)
 
 

@@ -1,8 +1,9 @@
 """Self-attention of the encoder, whose 1006 x 1006 weights are never kept for the backward pass.
 
 Forward saves the output and the logsumexp of each query; backward computes the weights anew (Dao et
-al., arXiv 2205.14135, section 3). On a CPU one (row, head) pair is processed at a time, because its
-weights then stay in cache: 2.5 times faster than the batched form there.
+al., arXiv 2205.14135, section 3). On a lone CPU one (row, head) pair is processed at a time, because
+its weights then stay in cache: 2.5 times faster than the batched form there. Where several devices
+share rows or heads, all pairs are batched: a loop over them could not be shared.
 """
 
 import functools
@@ -10,6 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from models import logical_axes
 from models.depthformer import layers
 
 
@@ -52,26 +54,25 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Ar
 def _forward(
   q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-  mixed, normaliser = jax.lax.platform_dependent(
-    q, k, v, bias, cpu=functools.partial(_by_head, _weighted_values), default=_all_weighted_values
-  )
+  if logical_axes.current() is None:
+    mixed, normaliser = jax.lax.platform_dependent(
+      q, k, v, bias, cpu=functools.partial(_by_head, _weighted_values), default=_all_weighted_values
+    )
+  else:
+    mixed, normaliser = _all_weighted_values(q, k, v, bias)
   return mixed, (q, k, v, bias, mixed, normaliser)
 
 
 def _backward(saved: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array | None, ...]:
   q, k, v, bias, mixed, normaliser = saved
   inner = jnp.sum((gradient * mixed).astype(jnp.float32), axis=-1)
-  dq, dk, dv = jax.lax.platform_dependent(
-    q,
-    k,
-    v,
-    bias,
-    normaliser,
-    inner,
-    gradient,
-    cpu=functools.partial(_by_head, _gradients),
-    default=jax.vmap(jax.vmap(_gradients, in_axes=(0, 0, 0, None, 0, 0, 0))),
-  )
+  arguments = (q, k, v, bias, normaliser, inner, gradient)
+  if logical_axes.current() is None:
+    dq, dk, dv = jax.lax.platform_dependent(
+      *arguments, cpu=functools.partial(_by_head, _gradients), default=_all_gradients
+    )
+  else:
+    dq, dk, dv = _all_gradients(*arguments)
   return dq, dk, dv, None
 
 
@@ -116,3 +117,6 @@ def _gradients(
   weights = jnp.exp(logits - normaliser[:, None])
   d_logits = (weights * (gradient @ v.T - inner[:, None])).astype(q.dtype)
   return d_logits @ k, d_logits.T @ q, weights.astype(q.dtype).T @ gradient
+
+
+_all_gradients = jax.vmap(jax.vmap(_gradients, in_axes=(0, 0, 0, None, 0, 0, 0)))

@@ -49,7 +49,7 @@ def encode(
 
   embedded = jnp.asarray(params['embedding'])[tokens].astype(dtype)
   embedded = embedded + layers.sinusoid(tokens.shape[-1], config.embed_dim)
-  x = layers.dropout(embedded, rate, rng_input).astype(dtype)
+  x = layers.stream(layers.dropout(embedded, rate, rng_input).astype(dtype))
 
   def layer(x: jax.Array, inputs: tuple[Params, jax.Array | None]):
     p, rng = inputs
@@ -65,7 +65,7 @@ def encode(
     x = x + layers.dropout(y, rate, rng_attention)
     y = layers.rms_norm(x, p['mlp_norm'], dtype) * present
     y = layers.gated_mlp(p['mlp'], y, dtype, rate, rng_hidden)
-    return x + layers.dropout(y, rate, rng_mlp), None
+    return layers.stream(x + layers.dropout(y, rate, rng_mlp)), None
 
   x = _scan(layer, x, params['encoder']['layers'], rng_layers, config)
   x = layers.rms_norm(x, params['encoder']['norm'], dtype)
@@ -107,7 +107,7 @@ def decode(
   # The start token shares the dropout mask of the sequence, hence one call over all of them.
   ids = jnp.pad(targets, [[0, 0], [1, 0]], constant_values=spec.pad_id)
   embedded = jnp.asarray(params['embedding'])[ids].astype(dtype).astype(jnp.float32)
-  embedded = layers.dropout(embedded, rate, rng_tokens)
+  embedded = layers.stream(layers.dropout(embedded, rate, rng_tokens))
   start, embedded = embedded[:, 0], embedded[:, 1:].reshape(batch, frames, levels, -1)
 
   previous = jnp.concatenate([start[:, None], jnp.mean(embedded, axis=2)[:, :-1]], axis=1)
@@ -190,7 +190,7 @@ def _temporal(
     x = x + layers.dropout(y, rate, r_cross)
     y = layers.rms_norm(x, p['mlp_norm'], dtype) * gate
     y = layers.gated_mlp(p['mlp'], y, dtype, rate, r_hidden)
-    return x + layers.dropout(y, rate, r_mlp), None
+    return layers.stream(x + layers.dropout(y, rate, r_mlp)), None
 
   return _scan(layer, x, params['temporal']['layers'], rng, config)
 
@@ -219,7 +219,7 @@ def _depth(
     y = layers.rms_norm(x, p['attention_norm'], dtype) * gate
     x = x + _attention(p['attention'], y, y, bias, config, rng)
     y = layers.rms_norm(x, p['mlp_norm'], dtype) * gate
-    return x + layers.gated_mlp(p['mlp'], y, dtype), None
+    return layers.stream(x + layers.gated_mlp(p['mlp'], y, dtype)), None
 
   return _scan(layer, x, params['depth']['layers'], rng, config)
 

@@ -5,12 +5,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from models import logical_axes
 from models.spec import LiveMusicSpec
 
 
 def vocabulary_logits(hidden: jax.Array, kernel: jax.Array) -> jax.Array:
   """float32 [..., D] times [D, vocab_size] in float32."""
-  return jnp.dot(hidden, kernel)
+  logits = jnp.dot(hidden, kernel)
+  names = ('batch',) + ('length',) * (logits.ndim - 2) + ('vocab',)
+  return logical_axes.constrain(logits, *names)
 
 
 def level_kernels(kernel: jax.Array, spec: LiveMusicSpec) -> jax.Array:

@@ -1,0 +1,118 @@
+"""Several processes that train as one: how they find each other, and agree on when to stop."""
+
+import glob
+import importlib.util
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from training.stopping import StopRequest
+
+_NO, _BUDGET, _SIGNAL = 0, 1, 2
+
+
+def initialize(
+  coordinator_address: str | None = None,
+  process_count: int | None = None,
+  process_index: int | None = None,
+  *,
+  multiprocess: bool = False,
+) -> None:
+  """Joins the other processes of the run; must come before JAX touches a device.
+
+  On TPU hosts the other workers, and other slices, are found by JAX itself. Elsewhere the three
+  values are needed, or `multiprocess` under a scheduler that JAX knows, such as SLURM or Open MPI.
+  Without any of them, away from a TPU, this process trains alone.
+
+  Args:
+    coordinator_address: 'host:port' of process 0, where any free port will do.
+    process_count: processes of the run.
+    process_index: of this one, 0..process_count - 1.
+    multiprocess: have JAX find what is not given.
+
+  Raises:
+    ValueError: some of the three values are missing, or the index is out of range.
+  """
+  given = {
+    '--coordinator_address': coordinator_address,
+    '--process_count': process_count,
+    '--process_index': process_index,
+  }
+  missing = [name for name, value in given.items() if value is None]
+  if len(missing) == len(given):
+    if multiprocess or _on_tpu():
+      jax.distributed.initialize()
+    return
+  if missing and not multiprocess:
+    raise ValueError(f'{", ".join(missing)} must be given, too: the three flags belong together.')
+  if process_count is not None and not 0 <= (process_index or 0) < process_count:
+    raise ValueError(f'--process_index={process_index} is not in 0..{process_count - 1}.')
+  jax.distributed.initialize(coordinator_address, process_count, process_index)
+
+
+def _on_tpu() -> bool:
+  """Whether JAX will find TPU chips here; asks without starting them."""
+  platforms = os.environ.get('JAX_PLATFORMS', '')
+  if platforms and 'tpu' not in platforms.split(','):
+    return False
+  chips = glob.glob('/dev/accel[0-9]*') + glob.glob('/dev/vfio/[0-9]*')
+  return bool(chips) and importlib.util.find_spec('libtpu') is not None
+
+
+def is_first() -> bool:
+  """Whether this process is the one that writes what is written once."""
+  return jax.process_index() == 0
+
+
+def to_host(tree: Any) -> Any:
+  """Arrays of all processes -> NumPy arrays, whole, in every process; all have to call it."""
+  from jax.experimental import multihost_utils
+
+  return multihost_utils.process_allgather(tree, tiled=True)
+
+
+class AgreedStop:
+  """A `StopRequest` that every process answers alike, and at the same step.
+
+  Whoever is asked to stop votes for it, and the votes are counted on the devices behind the step
+  that is under way; `vote` returns the outcome of the call before, so that nobody waits for it.
+  """
+
+  def __init__(self, stop: StopRequest):
+    """Keeps asking `stop`; a process that is alone just passes its answers on."""
+    self._stop, self._outcome, self._counted = stop, _NO, None
+    self._alone = jax.process_count() == 1
+    if not self._alone:
+      mesh = jax.sharding.Mesh(np.array(jax.devices()), ('devices',))
+      self._votes = NamedSharding(mesh, PartitionSpec('devices'))
+      self._count = jax.jit(lambda x: x.max(), out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+  def vote(self) -> bool:
+    """Whether to stop now; to be called once a step."""
+    if self._alone:
+      return bool(self._stop.reason)
+    if self._counted is not None:
+      self._outcome = int(self._counted)
+    own = _SIGNAL if self._stop.signalled else _BUDGET if self._stop.reason else _NO
+    votes = jax.make_array_from_callback(
+      (jax.device_count(),), self._votes, lambda index: np.full([1], own, np.int32)
+    )
+    self._counted = self._count(votes)
+    return self._outcome != _NO
+
+  @property
+  def reason(self) -> str | None:
+    """Why the run stops, in words, or None."""
+    if self._alone:
+      return self._stop.reason
+    if self._outcome == _NO:
+      return None
+    return self._stop.reason or 'another process was asked to stop'
+
+  @property
+  def signalled(self) -> bool:
+    """Whether a signal is what stops the run."""
+    return self._stop.signalled if self._alone else self._outcome == _SIGNAL
