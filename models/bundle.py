@@ -88,14 +88,19 @@ def save_bundle(
     'only_used_ids': only_used_ids,
     'weights_hash': weights.tree_hash(stored),
   }
-  weights.save(directory / 'weights.safetensors', stored, {'kind': 'depthformer'})
-  presets = directory / 'presets.safetensors'
+  # Everything is written before anything is replaced: a process that dies leaves the old bundle.
+  partial = directory / '.partial'
+  weights.save(partial / 'weights.safetensors', stored, {'kind': 'depthformer'})
   if bundle.presets:
-    weights.save(presets, {'presets': bundle.presets}, {'kind': 'presets'}, np.float32)
+    presets = {'presets': bundle.presets}
+    weights.save(partial / 'presets.safetensors', presets, {'kind': 'presets'}, np.float32)
   else:
-    presets.unlink(missing_ok=True)
-  _write_json(directory / 'card.json', bundle.card)
-  _write_json(directory / 'spec.json', description)
+    (directory / 'presets.safetensors').unlink(missing_ok=True)
+  _write_json(partial / 'card.json', bundle.card)
+  _write_json(partial / 'spec.json', description)
+  for path in sorted(partial.iterdir()):
+    path.replace(directory / path.name)
+  partial.rmdir()
   return directory
 
 

@@ -55,7 +55,10 @@ def save(
         raise ValueError(f'{name} holds values that {np.dtype(dtype).name} cannot hold.')
     arrays[name] = np.ascontiguousarray(value)
   partial = path.with_suffix('.partial')
+  partial.touch()  # save_file makes a file that only its owner may read; this one has its mode.
+  mode = partial.stat().st_mode
   save_file(arrays, partial, {key: json.dumps(metadata[key]) for key in sorted(metadata)})
+  partial.chmod(mode)
   partial.replace(path)
   return path
 

@@ -70,10 +70,11 @@ def finetune(
 
   Raises:
     FileNotFoundError: no audio in `catalog`, or no such base.
-    ValueError: too few usable tracks to hold some out.
+    ValueError: too few usable tracks to hold some out, or `output_dir` holds another base's run.
   """
   source = load_source(base)
   output_dir = pathlib.Path(output_dir)
+  _read_progress(output_dir, source)
   data_dir = _prepare(pathlib.Path(catalog), output_dir, source.bundle)
   model_file = _write_model_file(output_dir, source.bundle)
   settings = {
@@ -115,13 +116,8 @@ class BestBundle:
     feed = runs.held_out_token_feed(str(data_dir), batch_size=batch_size, spec=source.bundle.spec)
     self._held_out = runs.HeldOutLoss(source.bundle.model, feed, num_batches, self.name)
     self._progress: dict[str, Any] = {}
-    if self._progress_path.is_file() and (bundle_dir / 'spec.json').is_file():
-      self._progress = json.loads(self._progress_path.read_text(encoding='utf-8'))
-      if self._progress['base'] != source.path:
-        raise ValueError(
-          f'{bundle_dir.parent} holds a run from the base {self._progress["base"]!r}, this one is '
-          f'from {source.path!r}: give another output directory.'
-        )
+    if (bundle_dir / 'spec.json').is_file():
+      self._progress = _read_progress(bundle_dir.parent, source)
 
   def offer_base(self):
     """Evaluates the base as step 0, unless an earlier call has."""
@@ -167,6 +163,24 @@ class BestBundle:
     partial = self._progress_path.with_suffix('.partial')
     partial.write_text(json.dumps(self._progress, indent=2) + '\n', encoding='utf-8')
     partial.replace(self._progress_path)
+
+
+def _read_progress(output_dir: pathlib.Path, source: Source) -> dict[str, Any]:
+  """The losses so far of the run in `output_dir`; {} where there is none.
+
+  Raises:
+    ValueError: that run is from another base.
+  """
+  path = output_dir / PROGRESS_FILE
+  if not path.is_file():
+    return {}
+  progress = json.loads(path.read_text(encoding='utf-8'))
+  if progress['base'] != source.path:
+    raise ValueError(
+      f'{output_dir} holds a run from the base {progress["base"]!r}, this one is from '
+      f'{source.path!r}: give another output directory.'
+    )
+  return progress
 
 
 def _prepare(catalog: pathlib.Path, output_dir: pathlib.Path, base: Bundle) -> pathlib.Path:
