@@ -37,18 +37,22 @@ def stderr_held_back() -> Iterator[None]:
 
 
 class QuietImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-  """Once on sys.meta_path, holds back stderr during the first import of one library."""
+  """On sys.meta_path until one library has been imported, holding back stderr meanwhile."""
 
   def __init__(self, name: str):
     self._name = name
+    self._searching = False
     self._loader: importlib.abc.Loader | None = None
 
   def find_spec(self, name: str, path: object = None, target: object = None):
-    """Takes part in the first import of the library and in no other."""
-    if name != self._name or self not in sys.meta_path:
+    """What the other finders find, with this object as the loader. Looking is not importing."""
+    if name != self._name or self._searching:
       return None
-    sys.meta_path.remove(self)
-    spec = importlib.util.find_spec(name)
+    self._searching = True
+    try:
+      spec = importlib.util.find_spec(name)
+    finally:
+      self._searching = False
     if spec is not None:
       self._loader, spec.loader = spec.loader, self
     return spec
@@ -58,6 +62,7 @@ class QuietImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
   def exec_module(self, module: ModuleType):
     """Runs the library's own loader; from here on the module knows that one only."""
+    sys.meta_path.remove(self)
     module.__spec__.loader = module.__loader__ = self._loader
     with stderr_held_back():
       self._loader.exec_module(module)
