@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 
 from models import assets
 from models.bundle import Bundle, bundled_names, load_bundle
@@ -25,6 +26,13 @@ MODEL_FILE = 'model.json'
 # Of a bundle: whose tokens it speaks.
 IDENTITY_FIELDS = ('codec_name', 'codec_hash', 'style_name', 'style_hash')
 _CHECKPOINT_PREFIX = 'checkpoint_'
+# A released model has its name for a hash.
+_RELEASED_IDENTITY = {
+  'codec_name': assets.CODEC,
+  'codec_hash': assets.CODEC,
+  'style_name': assets.STYLE_MODEL,
+  'style_hash': assets.STYLE_MODEL,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +74,7 @@ def write_model_file(
   model_dir: str | pathlib.Path, model: DepthformerModel, **identity: str
 ) -> pathlib.Path:
   """Writes MODEL_DIR/model.json and returns its path; `identity` are the `IDENTITY_FIELDS`."""
-  path = pathlib.Path(model_dir) / MODEL_FILE
+  path = epath.Path(model_dir) / MODEL_FILE  # T5X's may be in a bucket.
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_suffix('.partial')
   description = model_description(model, **identity)
@@ -165,14 +173,25 @@ def _load_t5x(
   else:
     checkpoint = t5x_checkpoints.read(folder)
     model = DepthformerModel(checkpoint.config, checkpoint.spec)
-    # A released model has its name for a hash.
-    released = (assets.CODEC, assets.CODEC, assets.STYLE_MODEL, assets.STYLE_MODEL)
-    identity = dict(zip(IDENTITY_FIELDS, released, strict=True))
+    identity = dict(_RELEASED_IDENTITY)
   card = {'t5x_checkpoint': str(checkpoint.folder), 'step': checkpoint.step}
   bundle = Bundle(model=model, params=checkpoint.params, spec=model.spec, card=card, **identity)
   own_name = _folder_name(folder.parent if folder.name.startswith(_CHECKPOINT_PREFIX) else folder)
   name = name or f'{own_name} step {checkpoint.step}'
   return Source(name, path, 't5x', bundle, checkpoint.step, folder=checkpoint.folder)
+
+
+def checkpoint_identity(path: str | pathlib.Path) -> dict[str, str]:
+  """Codec and style model whose tokens a T5X checkpoint speaks, by `IDENTITY_FIELDS`.
+
+  Args:
+    path: the checkpoint's folder, or one of checkpoint_<step> folders; may be in a bucket.
+  """
+  folder = epath.Path(path)
+  model_dir = folder.parent if folder.name.startswith(_CHECKPOINT_PREFIX) else folder
+  if not (model_dir / MODEL_FILE).exists():
+    return dict(_RELEASED_IDENTITY)
+  return _read_model_file(model_dir)[1]
 
 
 def _read_model_file(model_dir: pathlib.Path) -> tuple[DepthformerModel, dict[str, str]]:

@@ -8,7 +8,7 @@ from models.depthformer import DepthformerModel
 from models.depthformer.codebook_start import start_from_codebooks
 from models.musiccoca import MusicCoCa
 from models.spectrostream import SpectroStream
-from pipelines.checkpoint_sources import load_source
+from pipelines.checkpoint_sources import IDENTITY_FIELDS, load_source
 from training.checkpoints import restore_params
 
 
@@ -31,14 +31,30 @@ def read(path: str, identity: dict[str, str] | None = None) -> Any:
       return restore_params(path)[0]
     except FileNotFoundError:
       raise error from None
-  for kind in ('codec', 'style') if identity else ():
-    data_hash, model_hash = identity[f'{kind}_hash'], getattr(source.bundle, f'{kind}_hash')
+  if identity:
+    stored = {field: getattr(source.bundle, field) for field in IDENTITY_FIELDS}
+    check_tokens(path, stored, identity)
+  return source.bundle.params
+
+
+def check_tokens(path: str, stored: dict[str, str], identity: dict[str, str]):
+  """Refuses to go on training a model on tokens that it does not know.
+
+  Args:
+    path: of the model, for the message.
+    stored: codec and style model whose tokens it speaks, by `IDENTITY_FIELDS`.
+    identity: those of the data.
+
+  Raises:
+    ValueError: the hashes differ.
+  """
+  for kind in ('codec', 'style'):
+    data_hash, model_hash = identity[f'{kind}_hash'], stored[f'{kind}_hash']
     if data_hash != model_hash:
       raise ValueError(
         f'{path} was trained on tokens of the {kind} model {model_hash}, the data holds tokens of '
         f'{data_hash}. Prepare the audio again with the {kind} model that belongs to it.'
       )
-  return source.bundle.params
 
 
 def from_codebooks(trainable: Any, identity: dict[str, str] | None, seed: int) -> Any:

@@ -17,11 +17,12 @@ import optax
 from models.depthformer import DepthformerModel
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 from pipelines import initial_params
-from pipelines.checkpoint_sources import write_model_file
-from training import loop
+from pipelines.checkpoint_sources import checkpoint_identity, write_model_file
+from training import hosts, loop
 from training.checkpoints import find_checkpoint
 from training.feed import TokenFeed
 from training.metrics import sum_metrics, summarize
+from training.partitioning import Partitioning, PjitPartitioner
 from training.prefetch import feed_batches
 from training.state import TrainState, flat_names
 
@@ -47,6 +48,7 @@ def train(
   time_budget_secs: float | None = None,
   tensorboard: bool = True,
   finish: Callable[[TrainState, Any, str], None] | None = None,
+  partitioner: PjitPartitioner | None = None,
   dry_run: bool = False,
   on_start: Callable[[], Any] | None = None,
 ) -> TrainState | None:
@@ -75,11 +77,14 @@ def train(
     time_budget_secs: stop cleanly after so long.
     tensorboard: write events beside metrics.jsonl.
     finish: called with the last state, the trainable and `model_dir` once `total_steps` are made or
-      the time is up.
+      the time is up; of several processes, in the first.
+    partitioner: how models and batches are shared by the devices; None shares the batches.
     dry_run: print the model and the first example, and train nothing.
     on_start: called when everything is built.
   """
-  info, optimizer = parameter_table(trainable), make_optimizer(optimizer, trainable)
+  partitioning = (partitioner or PjitPartitioner()).fit(getattr(feed, 'batch_size', None))
+  info = parameter_table(trainable, partitioning)
+  optimizer, first = make_optimizer(optimizer, trainable), hosts.is_first()
   if dry_run:
     print(info)
     print(describe_batch(next(feed_batches(feed, 0))))
@@ -88,9 +93,10 @@ def train(
     return None
   folder = pathlib.Path(model_dir)
   folder.mkdir(parents=True, exist_ok=True)
-  (folder / MODEL_INFO_FILE).write_text(info, encoding='utf-8')
   identity = getattr(feed, 'identity', None)
-  if isinstance(trainable, DepthformerModel) and identity:
+  if first:
+    (folder / MODEL_INFO_FILE).write_text(info, encoding='utf-8')
+  if first and isinstance(trainable, DepthformerModel) and identity:
     write_model_file(folder, trainable, **identity)
   start = None
   if not _has_checkpoint(folder):
@@ -98,8 +104,11 @@ def train(
       start = initial_params.read(initial_checkpoint_path, identity)
     elif codebook_start:
       start = initial_params.from_codebooks(trainable, identity, seed)
-  if on_start:
+  if on_start and first:
     on_start()
+  for evaluator in evaluators:
+    if hasattr(evaluator, 'use'):
+      evaluator.use(partitioning)
   began = time.monotonic()
   state = loop.train(
     trainable,
@@ -116,11 +125,14 @@ def train(
     initial_params=start,
     time_budget_secs=time_budget_secs,
     tensorboard=tensorboard,
+    partitioning=partitioning,
   )
   # Not after a signal: whoever sent it wants the process gone, and will start the run again.
   time_is_up = time_budget_secs is not None and time.monotonic() - began >= time_budget_secs
-  if finish is not None and (state.step >= total_steps or time_is_up):
-    finish(state, trainable, str(folder))
+  if finish is not None:
+    whole = state if jax.process_count() == 1 else hosts.to_host(state)
+    if first and (whole.step >= total_steps or time_is_up):
+      finish(whole, trainable, str(folder))
   return state
 
 
@@ -150,8 +162,18 @@ class HeldOutLoss:
     """Keeps the first `num_batches` batches of `feed` in memory, once asked; see `metrics`."""
     self.name = name
     self._trainable, self._feed, self._num_batches = trainable, feed, num_batches
-    self._batches: list[dict[str, np.ndarray]] | None = None
-    self._metrics = jax.jit(lambda params, batch: trainable.loss_fn(params, batch, None)[1])
+    self._batches: list[dict[str, Any]] | None = None
+    self._partitioning: Partitioning | None = None
+    self._metrics = jax.jit(self._metrics_of)
+
+  def use(self, partitioning: Partitioning):
+    """Shares the batches among the devices of a run."""
+    if not partitioning.trivial:
+      self._partitioning = partitioning
+      self._metrics = partitioning.jit(self._metrics_of, out_shardings=partitioning.replicated)
+
+  def _metrics_of(self, params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return self._trainable.loss_fn(params, batch, None)[1]
 
   def __call__(self, state: TrainState) -> Iterable[tuple[str, float]]:
     """(name, value) over all batches, such as ('loss/level_00', 5.3)."""
@@ -159,6 +181,10 @@ class HeldOutLoss:
       self._batches = list(itertools.islice(feed_batches(self._feed, 0), self._num_batches))
       if not self._batches:
         raise ValueError(f'{self.name} has no example to evaluate.')
+      if self._partitioning:
+        # Every process has read all rows.
+        place = self._partitioning.placer(shared=False)
+        self._batches = [place(batch) for batch in self._batches]
     summed = sum_metrics([
       jax.device_get(self._metrics(state.params, batch)) for batch in self._batches
     ])  # fmt: skip
@@ -178,6 +204,9 @@ class _PreparedFeed:
 
   def batches(self, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
     return self.feed.batches(start)
+
+  def shard(self, index: int, count: int) -> '_PreparedFeed':
+    return dataclasses.replace(self, feed=self.feed.shard(index, count))
 
 
 def token_feed(
@@ -232,6 +261,32 @@ def token_identity(data_dir: str) -> dict[str, str]:
   }
 
 
+def describe_model(
+  model_dir: str,
+  *,
+  model: DepthformerModel,
+  data_dir: str,
+  initial_checkpoint_path: str | None = None,
+) -> pathlib.Path:
+  """Writes MODEL_DIR/model.json for a run that another engine trains, and returns its path.
+
+  Args:
+    model_dir: where the run lives.
+    model: what it trains.
+    data_dir: output of prepare.py.
+    initial_checkpoint_path: the T5X checkpoint that it starts from.
+
+  Raises:
+    ValueError: the checkpoint was trained on tokens of another codec or style model.
+  """
+  identity = token_identity(data_dir)
+  if initial_checkpoint_path:
+    initial_params.check_tokens(
+      initial_checkpoint_path, checkpoint_identity(initial_checkpoint_path), identity
+    )
+  return write_model_file(model_dir, model, **identity)
+
+
 def held_out_token_feed(
   data_dir: str,
   *,
@@ -247,9 +302,10 @@ def held_out_token_feed(
   return TokenFeed(task, split, batch_size, seed=seed, num_epochs=1)
 
 
-def parameter_table(trainable: Any) -> str:
-  """Name, size, shape and logical axes of every parameter, and the total, as text."""
-  shapes = flat_names(jax.eval_shape(trainable.init, jax.random.key(0)))
+def parameter_table(trainable: Any, partitioning: Partitioning) -> str:
+  """Name, size, shape, logical and mesh axes of every parameter, and the total, as text."""
+  tree = jax.eval_shape(trainable.init, jax.random.key(0))
+  shapes, specs = flat_names(tree), flat_names(partitioning.param_specs(trainable, tree))
   axes = trainable.logical_axes() if hasattr(trainable, 'logical_axes') else None
   rows = []
   for name, leaf in shapes.items():
@@ -257,14 +313,16 @@ def parameter_table(trainable: Any) -> str:
     for key in name.split('/') if axes is not None else ():
       node = node[key]
     shape = ', '.join(map(str, leaf.shape))
-    rows.append((name, f'{leaf.size:,}', f'({shape})', ', '.join(node) if node else ''))
-  widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    spec = '' if partitioning.trivial else f'({", ".join(map(str, specs[name]))})'
+    rows.append((name, f'{leaf.size:,}', f'({shape})', ', '.join(node) if node else '', spec))
+  widths = [max(len(row[i]) for row in rows) for i in range(4)]
   lines = [
-    f'{name:<{widths[0]}}  {size:>{widths[1]}}  {shape:<{widths[2]}}  {names}'.rstrip()
-    for name, size, shape, names in rows
+    f'{name:<{widths[0]}}  {size:>{widths[1]}}  {shape:<{widths[2]}}  {names:<{widths[3]}}  {spec}'
+    .rstrip() for name, size, shape, names, spec in rows
   ]
   total = sum(leaf.size for leaf in shapes.values())
-  return '\n'.join([*lines, f'Total number of parameters: {total:,}']) + '\n'
+  ending = '' if partitioning.trivial else f'\nLaid out {partitioning}'
+  return '\n'.join([*lines, f'Total number of parameters: {total:,}{ending}']) + '\n'
 
 
 def describe_batch(batch: dict[str, np.ndarray], spec: LiveMusicSpec = MAGENTA_RT_V1) -> str:

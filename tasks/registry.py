@@ -11,7 +11,7 @@ import seqio
 import tensorflow as tf
 
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
-from tasks import preprocessors, source
+from tasks import metrics, preprocessors, source
 from tasks.crops import V1_CROPS, CropOptions
 
 CROPS_PER_CLIP = 3
@@ -158,7 +158,12 @@ def _register(data_dir, files, name, prefix, spec, steps, examples_per_record, c
       raise ValueError(f'Task {name!r} is registered with other settings; choose another name.')
     return name
   seqio.TaskRegistry.add(
-    name, source=open_source(), preprocessors=steps, output_features=output_features(spec)
+    name,
+    source=open_source(),
+    preprocessors=steps,
+    output_features=output_features(spec),
+    # T5X and SeqIO evaluate tasks that have metrics.
+    metric_fns=[metrics.log_likelihood] if crops is None else [],
   )
   _INFOS[name] = TaskInfo(name, spec, examples_per_record, settings)
   return name

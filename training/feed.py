@@ -1,6 +1,7 @@
 """Batches of token examples through SeqIO. Importing this module imports no TensorFlow."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -55,3 +56,39 @@ class TokenFeed:
         'decoder_target_tokens': batch['decoder_target_tokens'],
         'index': batch['index'].astype(np.int32),
       }
+
+
+def token_dataset(
+  task_name: str,
+  split: str,
+  batch_size: int,
+  *,
+  seed: int,
+  start_step: int = 0,
+  host: int = 0,
+  num_hosts: int = 1,
+  num_epochs: int | None = None,
+) -> Any:
+  """The batches of `TokenFeed` from `start_step` on, as a tf.data.Dataset without 'index'.
+
+  Args are those of `TokenFeed`; a last batch that is not full is left out.
+
+  Raises:
+    ValueError: the sizes do not divide.
+  """
+  from tasks import stream
+
+  if batch_size < 1 or batch_size % num_hosts:
+    raise ValueError(f'batch_size={batch_size} is not a positive multiple of {num_hosts} hosts.')
+  examples = stream.example_dataset(
+    task_name,
+    split,
+    seed=seed,
+    start_example=start_step * batch_size,
+    host=host,
+    num_hosts=num_hosts,
+    num_epochs=num_epochs,
+  )
+  names = ('encoder_input_tokens', 'decoder_target_tokens')
+  examples = examples.map(lambda example: {name: example[name] for name in names})
+  return examples.batch(batch_size // num_hosts, drop_remainder=True).prefetch(2)
