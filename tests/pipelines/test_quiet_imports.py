@@ -30,7 +30,7 @@ def test_the_first_import_is_quiet_and_whole(library, capfd):
   library(NOISY)
   finders = len(sys.meta_path)
   quiet_imports.quiet('noisy_library')
-  assert importlib.util.find_spec('noisy_library')  # Libraries look for each other before they load.
+  assert importlib.util.find_spec('noisy_library')  # A look is no import.
   module = importlib.import_module('noisy_library')
   assert module.VALUE == 7 and len(sys.meta_path) == finders
   assert not isinstance(module.__loader__, quiet_imports.QuietImport)
