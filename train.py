@@ -19,6 +19,16 @@ _SEARCH_PATHS = flags.DEFINE_list('gin_search_paths', [], 'Folders in which gin 
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Print the configuration, the parameters and the first example; train nothing.'
 )
+# T5X's names.
+_MULTIPROCESS_GPU = flags.DEFINE_bool(
+  'multiprocess_gpu', False, 'Train with other processes; what the next three flags leave out is '
+  'found by JAX (SLURM, Open MPI). TPU hosts find each other without any of these flags.',
+)  # fmt: skip
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+  'coordinator_address', None, 'host:port of process 0, with a port that is free.'
+)
+_PROCESS_COUNT = flags.DEFINE_integer('process_count', None, 'Processes of the run.')
+_PROCESS_INDEX = flags.DEFINE_integer('process_index', None, 'Index of this process, from 0.')
 _ASSETS_DIR = flags.DEFINE_string(
   'assets_dir', None, 'Folder of released models and other assets. Default: $WOODSHED_ASSETS.'
 )
@@ -26,9 +36,14 @@ _ASSETS_DIR = flags.DEFINE_string(
 
 def main(argv: list[str]) -> None:
   from pipelines import gin_config
+  from training import hosts
 
   startup.begin(_ASSETS_DIR.value)
   try:
+    hosts.initialize(
+      _COORDINATOR_ADDRESS.value, _PROCESS_COUNT.value, _PROCESS_INDEX.value,
+      multiprocess=_MULTIPROCESS_GPU.value,
+    )  # fmt: skip
     bindings, unknown = gin_config.split_flags(argv[1:])
     if unknown:
       raise gin_config.GinError(f'{unknown[0]!r} is not a flag; see --help.')

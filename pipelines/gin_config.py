@@ -229,10 +229,12 @@ def run(**arguments: Any) -> Any:
   parameters = inspect.signature(inspect.unwrap(function)).parameters
   passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
   takes = {*parameters, *(('dry_run', 'on_start') if passes_on else ())}
+  from training.hosts import is_first
+
   if not arguments.get('dry_run'):
     arguments.pop('dry_run', None)
     folder = macro_value('MODEL_DIR')
-    if folder and 'on_start' in takes:
+    if folder and 'on_start' in takes and is_first():
       arguments['on_start'] = _config_writer(pathlib.Path(folder))
   elif 'dry_run' in takes:
     arguments['on_start'] = lambda: print(operative_config())

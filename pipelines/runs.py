@@ -316,10 +316,10 @@ def parameter_table(trainable: Any, partitioning: Partitioning) -> str:
     spec = '' if partitioning.trivial else f'({", ".join(map(str, specs[name]))})'
     rows.append((name, f'{leaf.size:,}', f'({shape})', ', '.join(node) if node else '', spec))
   widths = [max(len(row[i]) for row in rows) for i in range(4)]
-  lines = [
-    f'{name:<{widths[0]}}  {size:>{widths[1]}}  {shape:<{widths[2]}}  {names:<{widths[3]}}  {spec}'
-    .rstrip() for name, size, shape, names, spec in rows
-  ]
+  lines = []
+  for name, size, shape, names, spec in rows:
+    columns = [f'{name:<{widths[0]}}', f'{size:>{widths[1]}}', f'{shape:<{widths[2]}}']
+    lines.append('  '.join([*columns, f'{names:<{widths[3]}}', spec]).rstrip())
   total = sum(leaf.size for leaf in shapes.values())
   ending = '' if partitioning.trivial else f'\nLaid out {partitioning}'
   return '\n'.join([*lines, f'Total number of parameters: {total:,}{ending}']) + '\n'

@@ -1,8 +1,8 @@
 """Self-attention of the encoder, whose 1006 x 1006 weights are never kept for the backward pass.
 
 Forward saves the output and the logsumexp of each query; backward computes the weights anew (Dao et
-al., arXiv 2205.14135, section 3). On a lone CPU one (row, head) pair is processed at a time, because
-its weights then stay in cache: 2.5 times faster than the batched form there. Where several devices
+al., arXiv 2205.14135, section 3). On a lone CPU one (row, head) pair is processed at a time, as its
+weights then stay in cache: 2.5 times faster than the batched form there. Where several devices
 share rows or heads, all pairs are batched: a loop over them could not be shared.
 """
 
