@@ -57,8 +57,8 @@ def stages(output_dir: pathlib.Path, unseen_style: str, prompt: str) -> list[Sta
   generate = ('generate.py', f'--prompt={prompt}', '--secs=20', '--seed=7')
   return [
     Stage(
-      'corpus', 'Compose and render a corpus of 9 minutes', 40,
-      (*compose, f'--output_dir={audio}', '--num_works=18', '--secs_per_work=30',
+      'corpus', 'Compose and render a corpus of 10 minutes', 40,
+      (*compose, f'--output_dir={audio}', '--num_works=30', '--secs_per_work=20',
        f'--seed={CORPUS_SEED}'),
       f'{audio}/corpus.json',
     ),
