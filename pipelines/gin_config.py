@@ -196,8 +196,13 @@ def _nearest(name: str, choices: Iterable[str], otherwise: str | None = None) ->
 
 def macro_value(name: str, default: Any = None) -> Any:
   """The value of a macro, references resolved; `default` where it is not set."""
+  return parameter_value(f'{name}/gin.macro.value', default)
+
+
+def parameter_value(name: str, default: Any = None) -> Any:
+  """What a parameter ('runs.train.optimizer') is bound to, as `macro_value`."""
   try:
-    value = gin.query_parameter(f'{name}/gin.macro.value')
+    value = gin.query_parameter(name)
   except ValueError:
     return default
   return gin_internals.copy.deepcopy(value)

@@ -62,6 +62,28 @@ def train_step_flops(config: DepthformerConfig, spec: LiveMusicSpec, batch_size:
   return 3.0 * batch_size * forward_flops(config, spec).total
 
 
+def executed_flops(config: DepthformerConfig, spec: LiveMusicSpec, batch_size: int) -> float:
+  """Operations of a training step with those that its backward pass repeats.
+
+  The encoder's attention always computes its weights twice; 'minimal' remat repeats all attention,
+  'full' remat all layers.
+  """
+  forward = forward_flops(config, spec)
+  joined = config.num_heads * config.head_dim
+  source, frames, targets = spec.inputs_length, spec.chunk_frames, spec.targets_length
+  pairs_by_stack = (
+    config.num_encoder_layers * source**2,
+    config.num_temporal_layers * frames * (frames + source),
+    config.num_depth_layers * targets * spec.target_levels,
+  )
+  repeated = 2.0 * pairs_by_stack[0] * joined
+  if config.remat == 'minimal':
+    repeated += 4.0 * sum(pairs_by_stack) * joined
+  elif config.remat == 'full':
+    repeated += forward.total - forward.logits
+  return batch_size * (3.0 * forward.total + repeated)
+
+
 def chunk_flops(config: DepthformerConfig, spec: LiveMusicSpec, *, guided: bool) -> float:
   """Operations to generate one chunk with the level's logits, of two rows where guided."""
   by_level = dataclasses.replace(config, loss_over='level')
