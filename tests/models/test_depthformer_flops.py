@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import pytest
 
 from models.depthformer import DepthformerConfig, DepthformerModel
-from models.depthformer.flops import chunk_flops, forward_flops, train_step_flops
+from models.depthformer.flops import (
+  chunk_flops,
+  executed_flops,
+  forward_flops,
+  train_step_flops,
+)
 from models.spec import LiveMusicSpec
 
 SPEC = LiveMusicSpec()
@@ -32,6 +37,25 @@ def test_forward_by_hand():
   assert vocabulary.logits == 800 * 2 * 4 * 29824
   assert train_step_flops(ones, SPEC, 5) == 15 * flops.total
   assert chunk_flops(ones, SPEC, guided=True) == 2 * flops.total
+
+
+@pytest.mark.parametrize(
+  'remat, repeated',
+  [
+    ('none', 2 * 1006**2),
+    ('minimal', 6 * 1006**2 + 4 * (50 * 50 + 50 * 1006 + 800 * 16)),
+    ('full', None),  # All layers.
+  ],
+)
+def test_what_the_backward_pass_repeats_by_hand(remat, repeated):
+  config = DepthformerConfig(
+    embed_dim=4, num_heads=1, head_dim=1, mlp_dim=1, num_encoder_layers=1, num_temporal_layers=1,
+    num_depth_layers=1, remat=remat,
+  )  # fmt: skip
+  flops = forward_flops(config, SPEC)
+  if remat == 'full':
+    repeated = 2 * 1006**2 + flops.encoder + flops.temporal + flops.depth
+  assert executed_flops(config, SPEC, 5) == 5 * (3 * flops.total + repeated)
 
 
 @pytest.mark.parametrize('over', ['level', 'vocabulary'])
