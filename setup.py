@@ -68,7 +68,7 @@ setuptools.setup(
     'models.spectrostream': ['bundled/*'],
     'woodshed_gin': ['*/*.gin'],
   },
-  py_modules=['prepare', 'train', 'finetune', 'eval', 'generate'],
+  py_modules=['prepare', 'train', 'finetune', 'eval', 'generate', 'plan'],
   install_requires=REQUIREMENTS,
   extras_require={
     'tpu': ['jax[tpu]>=0.7,<0.12'],

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-SCRIPTS = ('prepare', 'train', 'finetune', 'eval', 'generate')
+SCRIPTS = ('prepare', 'train', 'finetune', 'eval', 'generate', 'plan')
 
 
 @pytest.mark.parametrize('script', SCRIPTS)
