@@ -43,8 +43,13 @@ def initialize(
   }
   missing = [name for name, value in given.items() if value is None]
   if len(missing) == len(given):
-    if multiprocess or _on_tpu():
+    if multiprocess:
       jax.distributed.initialize()
+    elif _on_tpu():
+      try:
+        jax.distributed.initialize()
+      except ValueError as error:  # Chips without a cluster around them, as in a notebook.
+        print(f'No other TPU hosts were found ({error}); this process trains alone.', flush=True)
     return
   if missing and not multiprocess:
     raise ValueError(f'{", ".join(missing)} must be given, too: the three flags belong together.')

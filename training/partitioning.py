@@ -137,7 +137,8 @@ def device_grid(
   """Devices as [data, model], neighbours in the hardware side by side along 'model'.
 
   Several slices (devices with more than one `slice_index`) stand one after the other along 'data',
-  so that only the gradients' sum crosses the slower network between them.
+  so that only the gradients' sum crosses the slower network between them. GPUs count a host as a
+  slice; a copy of the model that is larger than a host may span several.
 
   Args:
     devices: all of the run.
@@ -148,8 +149,12 @@ def device_grid(
     ValueError: a slice is not a multiple of `model_size`, or `submesh` does not tile it.
   """
   slices: dict[int, list[Any]] = {}
+  devices = sorted(devices, key=lambda device: device.id)
   for device in devices:
     slices.setdefault(getattr(device, 'slice_index', 0) or 0, []).append(device)
+  on_tpu = devices[0].platform == 'tpu'
+  if not on_tpu and any(len(members) % model_size for members in slices.values()):
+    slices = {0: devices}
   grids = []
   for index, members in sorted(slices.items()):
     if len(members) % model_size:
@@ -231,7 +236,7 @@ class Partitioning:
 
   def param_specs(self, trainable: Any, params: Any) -> Any:
     """Tree of `PartitionSpec` like the parameters (or their shapes); replicated without axes."""
-    if not hasattr(trainable, 'logical_axes'):
+    if getattr(trainable, 'logical_axes', None) is None:
       return jax.tree.map(lambda _: PartitionSpec(), params)
     axes = trainable.logical_axes()
     return jax.tree.map(lambda p, names: self.layout.spec(names, p.shape), params, axes)

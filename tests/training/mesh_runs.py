@@ -9,19 +9,23 @@ import json
 import os
 import pathlib
 import sys
+import tempfile
 
 os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 )
-sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+HERE = pathlib.Path(__file__).parent
+sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+import process_runs  # noqa: E402
 
 from models import logical_axes  # noqa: E402
 from models.depthformer import DepthformerConfig, DepthformerModel  # noqa: E402
 from models.spec import LiveMusicSpec  # noqa: E402
-from training import optimizers, partitioning, schedules  # noqa: E402
+from training import loop, metrics, optimizers, partitioning, schedules  # noqa: E402
+from training.state import create_state  # noqa: E402
 from training.step import make_train_step  # noqa: E402
 
 SPEC = LiveMusicSpec(
@@ -58,7 +62,7 @@ def losses(layout: partitioning.Partitioning, state) -> tuple[list[float], list[
   """Of `NUM_STEPS` steps from `state`; and the shape of the output layer's part on one device."""
   like = layout.state_like(MODEL, OPTIMIZER, jax.random.key(0))
   if layout.trivial:
-    state = jax.tree.map(jax.numpy.array, state)
+    state = jax.device_put(state)
   else:
     state = layout.place(state, jax.tree.map(lambda x: x.sharding, like))
   step = make_train_step(MODEL, OPTIMIZER, layout.step_compiler(state, shared=False))
@@ -80,19 +84,70 @@ def generated(layout: partitioning.Partitioning, state) -> list:
     return np.asarray(MODEL.generate(params, inputs, rng=jax.random.key(5), top_k=8)).tolist()
 
 
-def main(jobs: dict[str, dict]):
-  start = jax.device_get(
-    partitioning.PjitPartitioner().fit(1).create_state(MODEL, OPTIMIZER, jax.random.key(0))
+def start_state():
+  """Drawn by NumPy, which has nothing to compile."""
+  like = jax.eval_shape(lambda key: create_state(MODEL, OPTIMIZER, key), jax.random.key(0))
+  rng = np.random.default_rng(0)
+
+  def draw(path, leaf):
+    size = 1.0 if 'norm' in jax.tree_util.keystr(path) else 0.1
+    return (size * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
+
+  return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like).replace(
+    params=jax.tree_util.tree_map_with_path(draw, like.params)
   )
+
+
+class Replicated(process_runs.Layers):
+  """What a codec is to the loop: no axis names, arrays beside the parameters, calibration."""
+
+  logical_axes = None
+  calibration_steps = (0, 2)
+
+  def init_aux(self, rng):
+    return {'scale': jax.numpy.ones([])}
+
+  def calibrate(self, state, get_batch):
+    factor = 1 + np.abs(get_batch(9)['x']).mean()
+    params = jax.tree.map(lambda p: 0.9 * p, state.params)
+    return state.replace(params=params, aux={'scale': jax.numpy.float32(factor)})
+
+  def train_step(self, state, batch, rng, optimizer):
+    def loss_fn(params):
+      return state.aux['scale'] * self.loss_fn(params, batch, rng)[0]
+
+    loss, gradients = jax.value_and_grad(loss_fn)(state.params)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = jax.tree.map(jax.numpy.add, state.params, updates)
+    return state.replace(params=params, opt_state=opt_state), {'loss': loss}
+
+
+def replicated_losses(layout: partitioning.Partitioning) -> list[float]:
+  """Of six steps of the whole loop."""
+  with tempfile.TemporaryDirectory() as model_dir:
+    loop.train(
+      Replicated(), process_runs.Feed(), model_dir=model_dir, total_steps=6,
+      optimizer=optimizers.adam(0.05), log_period=1, tensorboard=False, progress=False,
+      partitioning=layout,
+    )  # fmt: skip
+    return [line['loss'] for line in metrics.read_metrics(model_dir)]
+
+
+def main(jobs: dict[str, dict]):
+  start = start_state()
   results = {}
   for name, job in jobs.items():
     rules = partitioning.standard_logical_axis_rules(
       job.get('activation_dims', 1), job.get('parameter_dims', 1)
     )
+    devices = jax.devices()[: job.get('devices', 8)]
     partitioner = partitioning.PjitPartitioner(job.get('num_partitions', 1), None, rules)
-    layout = partitioner.fit(BATCH_SIZE, jax.devices()[: job.get('devices', 8)])
+    layout = partitioner.fit(BATCH_SIZE, devices)
     found, part = losses(layout, start)
     results[name] = {'mesh': layout.mesh.devices.shape, 'losses': found, 'logits_part': part}
+    if job.get('replicated'):
+      layout = partitioning.PjitPartitioner().fit(process_runs.BATCH_SIZE, devices)
+      results[name]['replicated'] = [layout.mesh.size, replicated_losses(layout)]
     if job.get('generate'):
       results[name]['ids'] = generated(layout, start)
   print(json.dumps(results))

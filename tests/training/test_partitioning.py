@@ -128,11 +128,11 @@ def test_an_axis_that_does_not_divide_stays_whole_and_no_axes_means_replicated()
 # Devices.
 
 
-def _devices(num, *, per_process=1, slices=1):
+def _devices(num, *, per_process=1, slices=1, platform='cpu'):
   return [
     types.SimpleNamespace(
-      id=i, process_index=i // per_process, slice_index=i * slices // num, platform='cpu',
-      device_kind='cpu',
+      id=i, process_index=i // per_process, slice_index=i * slices // num, platform=platform,
+      device_kind=platform,
     )
     for i in range(num)
   ]  # fmt: skip
@@ -145,12 +145,17 @@ def test_slices_follow_each_other_along_data():
   grid = partitioning.device_grid(mixed, 4)
   assert [[d.id for d in row] for row in grid] == np.arange(16).reshape(4, 4).tolist()
   with pytest.raises(ValueError, match='Slice 0 has 8 devices.*cannot span slices'):
-    partitioning.device_grid(devices, 16)
+    partitioning.device_grid(_devices(16, slices=2, platform='tpu'), 16)
+  # Hosts with GPUs count as slices, which one copy of the model may span.
+  hosts_of_gpus = _devices(16, per_process=8, slices=2, platform='gpu')
+  assert partitioning.device_grid(hosts_of_gpus, 16).shape == (1, 16)
 
 
 def test_submesh_is_a_block_of_the_torus():
   devices = [
-    types.SimpleNamespace(coords=(x, y, 0), core_on_chip=0, slice_index=0)
+    types.SimpleNamespace(
+      id=4 * y + x, coords=(x, y, 0), core_on_chip=0, slice_index=0, platform='tpu'
+    )
     for y, x in itertools.product(range(4), range(4))
   ]
   grid = partitioning.device_grid(devices, 4, (2, 2, 1, 1))
@@ -207,16 +212,22 @@ def _on_meshes(jobs):
   return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_two_dimensional_mesh_trains_to_the_losses_of_one_device():
+def test_eight_devices_train_to_the_losses_of_one():
+  """The language model in two dimensions, and a trainable without axis names, as codecs are."""
+  two_dims = {'num_partitions': 2, 'activation_dims': 2, 'parameter_dims': 2}
   found = _on_meshes({
-    'one': {'devices': 1},
-    '4x2': {'num_partitions': 2, 'activation_dims': 2, 'parameter_dims': 2},
+    'one': {'devices': 1, 'replicated': True}, '4x2': {**two_dims, 'replicated': True},
   })  # fmt: skip
   assert found['4x2']['mesh'] == [4, 2]
   assert found['4x2']['logits_part'] == [32 // 4, 128 // 2]
   losses = found['one']['losses']
   assert losses[-1] < 0.8 * losses[0], 'the test needs a model that learns'
   np.testing.assert_allclose(found['4x2']['losses'], losses, rtol=1e-5)
+  # Four examples keep four of the eight devices busy.
+  assert [found[name]['replicated'][0] for name in ('one', '4x2')] == [1, 4]
+  one, four = (found[name]['replicated'][1] for name in ('one', '4x2'))
+  assert len(one) == 6
+  np.testing.assert_allclose(four, one, rtol=1e-5)
 
 
 @pytest.mark.slow
