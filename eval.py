@@ -6,8 +6,6 @@
 --gin.NAME=VALUE sets a macro; gin/runs/eval.gin lists them.
 """
 
-import sys
-
 from absl import app, flags
 
 from pipelines import startup
@@ -23,14 +21,12 @@ def main(argv: list[str]) -> None:
   from pipelines import gin_config
 
   startup.begin(_ASSETS_DIR.value)
-  try:
+  with startup.plain_errors('eval.py', resumes=False):
     bindings, unknown = gin_config.split_flags(argv[1:])
     if unknown:
       raise gin_config.GinError(f'{unknown[0]!r} is not a flag; see --help.')
     gin_config.parse_gin(_GIN_FILE.value, bindings, _SEARCH_PATHS.value)
     gin_config.run(operative_config=gin_config.operative_config)
-  except (ValueError, FileNotFoundError) as error:
-    sys.exit(f'eval.py: {error}')
 
 
 if __name__ == '__main__':

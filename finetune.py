@@ -4,8 +4,6 @@ Prepares the folder, holds some tracks out, trains, and keeps the step with the 
 as a bundle that generate.py plays. Given again, the command goes on where it stopped.
 """
 
-import sys
-
 from absl import app, flags
 
 _CATALOG = flags.DEFINE_string(
@@ -38,7 +36,7 @@ def main(argv):
   startup.begin(_ASSETS_DIR.value)
   from pipelines.finetune import finetune
 
-  try:
+  with startup.plain_errors('finetune.py'):
     result = finetune(
       _CATALOG.value,
       _OUTPUT_DIR.value,
@@ -49,8 +47,6 @@ def main(argv):
       time_budget_secs=None if _MINUTES.value is None else 60 * _MINUTES.value,
       seed=_SEED.value,
     )
-  except (ValueError, FileNotFoundError) as error:
-    sys.exit(f'finetune.py: {error}')
   print(
     f'{result.bundle_dir}: step {result.best_step}, held-out loss {result.base_loss:.4f} -> '
     f'{result.best_loss:.4f} nats per token.'

@@ -1,7 +1,5 @@
 """Prompt -> audio file: `python generate.py --prompt='church organ' --output=organ.wav`."""
 
-import sys
-
 from absl import app, flags
 
 _PROMPT = flags.DEFINE_multi_string(
@@ -42,7 +40,7 @@ def main(argv):
     'top_k': _TOP_K.value,
     'guidance_weight': _GUIDANCE.value,
   }
-  try:
+  with startup.plain_errors('generate.py', resumes=False):
     generate_file(
       _PROMPT.value,
       _OUTPUT.value,
@@ -52,8 +50,6 @@ def main(argv):
       sampling=SamplingOptions(**{name: v for name, v in given.items() if v is not None}),
       continue_from=_CONTINUE_FROM.value,
     )
-  except (ValueError, FileNotFoundError) as error:
-    sys.exit(f'generate.py: {error}')
 
 
 if __name__ == '__main__':

@@ -4,10 +4,9 @@ Reads tags, checks quality, splits by work, and writes token records that train.
 that cannot be used is listed in OUT/rejects.jsonl with its reason. Run again, it does what is new.
 """
 
-import sys
 import time
 
-from absl import app, flags, logging
+from absl import app, flags
 
 _AUDIO_DIR = flags.DEFINE_string('audio_dir', None, 'Folder of audio files, of any nesting.')
 _MANIFEST = flags.DEFINE_string('manifest', None, 'A manifest.jsonl, in place of --audio_dir.')
@@ -43,33 +42,27 @@ def main(argv):
   from preprocessing import corpus, features, quality
 
   began = time.monotonic()
-  options = corpus.PrepareOptions(
-    output_dir=_OUTPUT_DIR.value,
-    audio_dir=_AUDIO_DIR.value,
-    manifest_path=_MANIFEST.value,
-    name=_NAME.value,
-    version=_VERSION.value,
-    codec=_CODEC.value,
-    style=_STYLE.value,
-    clips=features.ClipOptions(clip_secs=_CLIP_SECS.value, min_clip_secs=_MIN_CLIP_SECS.value),
-    limits=quality.QualityLimits(
-      min_secs=_MIN_CLIP_SECS.value, require_stereo=_REQUIRE_STEREO.value
-    ),
-    validation_fraction=_VALIDATION.value,
-    test_fraction=_TEST.value,
-    min_held_out=_MIN_HELD_OUT.value,
-    num_shards=_NUM_SHARDS.value,
-    seed=_SEED.value,
-    beam_args=tuple(_BEAM.value),
-  )
-  try:
+  with startup.plain_errors('prepare.py'):
+    options = corpus.PrepareOptions(
+      output_dir=_OUTPUT_DIR.value,
+      audio_dir=_AUDIO_DIR.value,
+      manifest_path=_MANIFEST.value,
+      name=_NAME.value,
+      version=_VERSION.value,
+      codec=_CODEC.value,
+      style=_STYLE.value,
+      clips=features.ClipOptions(clip_secs=_CLIP_SECS.value, min_clip_secs=_MIN_CLIP_SECS.value),
+      limits=quality.QualityLimits(
+        min_secs=_MIN_CLIP_SECS.value, require_stereo=_REQUIRE_STEREO.value
+      ),
+      validation_fraction=_VALIDATION.value,
+      test_fraction=_TEST.value,
+      min_held_out=_MIN_HELD_OUT.value,
+      num_shards=_NUM_SHARDS.value,
+      seed=_SEED.value,
+      beam_args=tuple(_BEAM.value),
+    )
     prepared = corpus.prepare_corpus(options)
-  except (ValueError, FileNotFoundError) as error:
-    logging.error('%s', error)
-    sys.exit(2)
-  except KeyboardInterrupt:
-    logging.error('Interrupted. The same command goes on where this one stopped.')
-    sys.exit(130)
   print(corpus.summary(prepared, time.monotonic() - began))
 
 

@@ -6,8 +6,6 @@
 Started again, it goes on. --gin.NAME=VALUE sets a macro or a parameter.
 """
 
-import sys
-
 from absl import app, flags
 
 from pipelines import startup
@@ -39,7 +37,7 @@ def main(argv: list[str]) -> None:
   from training import hosts
 
   startup.begin(_ASSETS_DIR.value)
-  try:
+  with startup.plain_errors('train.py'):
     hosts.initialize(
       _COORDINATOR_ADDRESS.value, _PROCESS_COUNT.value, _PROCESS_INDEX.value,
       multiprocess=_MULTIPROCESS_GPU.value,
@@ -49,8 +47,6 @@ def main(argv: list[str]) -> None:
       raise gin_config.GinError(f'{unknown[0]!r} is not a flag; see --help.')
     gin_config.parse_gin(_GIN_FILE.value, bindings, _SEARCH_PATHS.value)
     gin_config.run(dry_run=_DRY_RUN.value)
-  except (ValueError, FileNotFoundError) as error:
-    sys.exit(f'train.py: {error}')
 
 
 if __name__ == '__main__':

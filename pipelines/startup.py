@@ -1,9 +1,11 @@
 """What root scripts do first: flags of gin, quiet libraries, a look at which `models` is found."""
 
+import contextlib
 import importlib.util
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 
 from absl import app, flags, logging
 
@@ -30,6 +32,30 @@ def begin(assets_dir: str | None = None) -> None:
     from models import assets
 
     assets.use(assets_dir)
+
+
+@contextlib.contextmanager
+def plain_errors(script: str, *, resumes: bool = True) -> Iterator[None]:
+  """Turns what a user can mend, and Ctrl-C, into one message and an exit status.
+
+  Status 1 is a wrong value or a missing file, 130 is Ctrl-C. Anything else is a defect of ours and
+  keeps its traceback.
+
+  Args:
+    script: name in the message.
+    resumes: whether the same command goes on after Ctrl-C, or starts anew.
+  """
+  try:
+    yield
+  except (ValueError, FileNotFoundError) as error:
+    sys.exit(f'{script}: {error}')
+  except (KeyboardInterrupt, RuntimeError) as error:
+    # Beam reports Ctrl-C as an error of the step that it was in.
+    if not isinstance(error, KeyboardInterrupt) and 'KeyboardInterrupt' not in str(error):
+      raise
+    again = 'goes on from here' if resumes else 'starts anew'
+    print(f'{script}: interrupted; the same command {again}.', file=sys.stderr)
+    sys.exit(130)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from pipelines import startup
+
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPTS = ('prepare', 'train', 'finetune', 'eval', 'generate', 'plan')
 
@@ -45,3 +47,28 @@ def test_another_models_package_stops_the_run(tmp_path):
   )
   assert result.returncode == 1
   assert f'`import models` finds {tmp_path / "models"}' in result.stderr
+
+
+def test_what_a_user_can_mend_is_one_line(capsys):
+  with pytest.raises(SystemExit, match='^train.py: no such folder$'):
+    with startup.plain_errors('train.py'):
+      raise FileNotFoundError('no such folder')
+  with pytest.raises(ZeroDivisionError), startup.plain_errors('train.py'):
+    raise ZeroDivisionError('ours')
+  with pytest.raises(RuntimeError, match='ours'), startup.plain_errors('train.py'):
+    raise RuntimeError('ours')
+  assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize(
+  'error', [KeyboardInterrupt(), RuntimeError("KeyboardInterrupt [while running 'Work']")]
+)
+def test_ctrl_c_says_how_to_go_on(error, capsys):
+  with pytest.raises(SystemExit) as stopped, startup.plain_errors('prepare.py'):
+    raise error
+  assert stopped.value.code == 130
+  message = 'prepare.py: interrupted; the same command goes on from here.\n'
+  assert capsys.readouterr().err == message
+  with pytest.raises(SystemExit), startup.plain_errors('eval.py', resumes=False):
+    raise error
+  assert 'starts anew' in capsys.readouterr().err

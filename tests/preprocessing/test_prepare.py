@@ -282,5 +282,5 @@ def test_help_is_quick_and_wrong_folders_exit_with_a_message(tmp_path):
     [sys.executable, 'prepare.py', f'--audio_dir={tmp_path}/none', f'--output_dir={tmp_path}/o'],
     cwd=ROOT, capture_output=True, text=True, check=False,
   )  # fmt: skip
-  assert refused.returncode == 2
+  assert refused.returncode == 1
   assert 'is not a folder' in refused.stderr and 'Traceback' not in refused.stderr
