@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
   from pipelines import gin_config
 
   startup.begin()
-  try:
+  with startup.plain_errors('plan.py', resumes=False):
     bindings, others = gin_config.split_flags(argv[1:])
     if others not in ([], ['launch']):
       raise ValueError(f'{others[0]!r} is neither a flag nor `launch`; see --help.')
@@ -57,9 +57,7 @@ def main(argv: list[str]) -> None:
       batch_size=_BATCH.value, steps=_STEPS.value, bindings=bindings,
       search_paths=_SEARCH_PATHS.value, analytic=_ANALYTIC.value, cache_dir=_CACHE_DIR.value,
     )  # fmt: skip
-  except (ValueError, FileNotFoundError, ImportError) as error:
-    sys.exit(f'plan.py: {error}')
-  sys.exit(0 if fits else 1)
+    sys.exit(0 if fits else 1)
 
 
 if __name__ == '__main__':

@@ -61,8 +61,7 @@ def plan(
     Whether it fits.
 
   Raises:
-    ValueError: a wrong slice, gin file or batch.
-    ImportError: libtpu is missing.
+    ValueError: a wrong slice, gin file or batch, or libtpu is missing.
   """
   place = parse_topology(topology, num_slices)
   compiles = place.chip.is_tpu and not analytic

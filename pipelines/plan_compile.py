@@ -64,9 +64,9 @@ class Compiled:
 
 
 def require_compiler():
-  """Raises ImportError with the way out where there is no TPU compiler."""
+  """Raises a ValueError with the way out where there is no TPU compiler."""
   if importlib.util.find_spec('libtpu') is None:
-    raise ImportError(
+    raise ValueError(
       f'Compiling for TPUs needs libtpu: {INSTALL} (x86-64 Linux, no TPU needed). '
       '--analytic gives the figures that need no compiler.'
     )
@@ -90,8 +90,7 @@ def compile_step(
     cache_dir: None for `default_cache_dir()`.
 
   Raises:
-    ImportError: libtpu is not installed.
-    ValueError: the setting does not fit the slice's shape.
+    ValueError: libtpu is not installed, or the setting does not fit the slice's shape.
   """
   require_compiler()
   setting.data_size(place)

@@ -1,4 +1,7 @@
-"""The commands that start one run on every worker: of a slice, of several, or of GPU hosts."""
+"""The commands that start one run on every worker: of a slice, of several, or of GPU hosts.
+
+docs/tpu.md explains them, and says what has to be there before.
+"""
 
 import shlex
 from collections.abc import Sequence
@@ -58,8 +61,10 @@ def _on_tpus(place: Slice, train: str, name: str, zone: str) -> list[str]:
   identity = f'--node-count={slices} --node-prefix={name}' if several else f'--node-id={name}'
   where = f'--zone={zone}'
   install = (
-    'test -d woodshed || git clone REPOSITORY woodshed; cd woodshed && '
-    'python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e .[tpu]'
+    'git clone https://github.com/OWNER/woodshed.git && cd woodshed && '
+    'curl -LsSf https://astral.sh/uv/install.sh | sh && ~/.local/bin/uv python install 3.12 && '
+    'make install PYTHON=$(~/.local/bin/uv python find 3.12) && '
+    '.venv/bin/pip install -q -c constraints.txt -e .[tpu]'
   )
   lines = [
     '',

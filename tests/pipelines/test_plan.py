@@ -88,7 +88,7 @@ def test_other_models_are_not_planned():
 
 def test_without_the_compiler(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(ImportError, match=re.escape("pip install -e '.[tpu]'")):
+  with pytest.raises(ValueError, match=re.escape("pip install -e '.[tpu]'")):
     plan.plan(gin_files=[TINY], topology='v6e-4', batch_size=8)
 
 
