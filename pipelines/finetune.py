@@ -19,6 +19,7 @@ import numpy as np
 from models.bundle import Bundle, save_bundle
 from pipelines import gin_config, runs
 from pipelines.checkpoint_sources import Source, load_source
+from training.partitioning import Partitioning
 from training.state import TrainState
 
 RUN_FILE = 'gin/runs/finetune.gin'
@@ -118,6 +119,10 @@ class BestBundle:
     self._progress: dict[str, Any] = {}
     if (bundle_dir / 'spec.json').is_file():
       self._progress = _read_progress(bundle_dir.parent, source)
+
+  def use(self, partitioning: Partitioning):
+    """Shares the evaluation among the devices of the run."""
+    self._held_out.use(partitioning)
 
   def offer_base(self):
     """Evaluates the base as step 0, unless an earlier call has."""

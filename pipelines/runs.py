@@ -169,7 +169,7 @@ class HeldOutLoss:
   def use(self, partitioning: Partitioning):
     """Shares the batches among the devices of a run."""
     if not partitioning.trivial:
-      self._partitioning = partitioning
+      self._partitioning, self._batches = partitioning, None
       self._metrics = partitioning.jit(self._metrics_of, out_shardings=partitioning.replicated)
 
   def _metrics_of(self, params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -8,6 +8,7 @@ With one device it does nothing: programs and arrays are those of a run without 
 Which logical name goes to which mesh axis is decided in `models.logical_axes`, by the rules here.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -241,6 +242,14 @@ class Partitioning:
     axes = trainable.logical_axes()
     return jax.tree.map(lambda p, names: self.layout.spec(names, p.shape), params, axes)
 
+  def place_params(self, trainable: Any, params: Any) -> Any:
+    """Parameters laid out for decoding or scoring; see `active`."""
+    specs = self.param_specs(trainable, params)
+    return self.place(params, jax.tree.map(self._on_mesh, specs, is_leaf=_is_spec))
+
+  def _on_mesh(self, spec: PartitionSpec) -> NamedSharding:
+    return NamedSharding(self.mesh, spec)
+
   def state_shardings(self, trainable: Any, state: TrainState) -> TrainState:
     """Shardings of a state (or its shapes): the optimizer's arrays lie as the parameters do."""
     specs = self.param_specs(trainable, state.params)
@@ -250,7 +259,7 @@ class Partitioning:
       opt_state=optimizer_specs(state.opt_state, state.params, specs),
       aux=jax.tree.map(lambda _: PartitionSpec(), state.aux),
     )
-    return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), tree, is_leaf=_is_spec)
+    return jax.tree.map(self._on_mesh, tree, is_leaf=_is_spec)
 
   def state_like(self, trainable: Any, optimizer: Any, rng: jax.Array) -> TrainState:
     """Shapes of the state, and where it lies unless one device holds it all."""
@@ -383,6 +392,10 @@ class Partitioning:
 
   # Programs.
 
+  def active(self) -> contextlib.AbstractContextManager[None]:
+    """Functions that are traced in this context follow the layout, such as a model's `generate`."""
+    return logical_axes.layout(None if self.trivial else self.layout)
+
   def jit(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """`jax.jit`, traced under the layout, so that activations follow the rules."""
     compiled = jax.jit(function, **options)
@@ -391,7 +404,7 @@ class Partitioning:
 
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
-      with logical_axes.layout(self.layout):
+      with self.active():
         return compiled(*arguments, **named)
 
     return call

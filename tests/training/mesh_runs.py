@@ -21,7 +21,6 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import process_runs  # noqa: E402
 
-from models import logical_axes  # noqa: E402
 from models.depthformer import DepthformerConfig, DepthformerModel  # noqa: E402
 from models.spec import LiveMusicSpec  # noqa: E402
 from training import loop, metrics, optimizers, partitioning, schedules  # noqa: E402
@@ -77,10 +76,8 @@ def losses(layout: partitioning.Partitioning, state) -> tuple[list[float], list[
 def generated(layout: partitioning.Partitioning, state) -> list:
   """Ids of a sampled, guided chunk."""
   inputs = layout.placer(shared=False)(batch(99))['encoder_input_tokens']
-  params = state.params
-  if not layout.trivial:
-    params = layout.place(params, layout.state_shardings(MODEL, state).params)
-  with logical_axes.layout(None if layout.trivial else layout.layout):
+  params = layout.place_params(MODEL, state.params)
+  with layout.active():
     return np.asarray(MODEL.generate(params, inputs, rng=jax.random.key(5), top_k=8)).tolist()
 
 
