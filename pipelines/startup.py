@@ -27,6 +27,8 @@ def begin(assets_dir: str | None = None) -> None:
   if not flags.FLAGS.is_parsed() or not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.ERROR)  # Beam, Orbax and TensorFlow tell what nobody asked.
     quiet_imports.quiet('tensorflow')
+  # Beam logs Ctrl-C with a traceback before it raises; `plain_errors` says what is to be said.
+  logging.get_absl_handler().addFilter(lambda entry: 'KeyboardInterrupt' not in entry.getMessage())
   check_rooms()
   if assets_dir:
     from models import assets
