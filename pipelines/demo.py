@@ -80,7 +80,7 @@ def stages(output_dir: pathlib.Path, unseen_style: str, prompt: str) -> list[Sta
       f'{pretrained}/metrics.jsonl',
     ),
     Stage(
-      'finetune', 'Fine-tune the bundled language model on the catalog', 70,
+      'finetune', 'Fine-tune the bundled language model on the catalog', 90,
       ('finetune.py', f'--catalog={catalog}', '--base=tiny', f'--output_dir={tuned}',
        '--batch_size=4', '--steps=100', '--minutes=1.5'),
       f'{tuned}/bundle/spec.json',
