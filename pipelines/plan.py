@@ -160,7 +160,8 @@ def _source(compiled: Compiled | None) -> str:
   if compiled is None:
     return 'counted from the shapes of its arrays, not compiled, not run'
   when = f'on {compiled.date}' if compiled.from_cache else f'in {compiled.compile_secs:.0f} s'
-  return f'compiled {when} with {compiled.versions}, not run'
+  cpu = '' if compiled.from_cache else f' ({compiled.cpu_secs:.0f} s of CPU)'
+  return f'compiled {when}{cpu} with {compiled.versions}, not run'
 
 
 def _time_text(time: StepTime, run: Run, place: Slice) -> str:

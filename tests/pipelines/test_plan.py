@@ -179,7 +179,7 @@ def test_the_verdict_is_the_compilers(compiler, monkeypatch, tmp_path, capsys):
   arguments = dict(gin_files=[TINY], topology='v6e-4', batch_size=32, cache_dir=str(tmp_path))
   assert not plan.plan(**arguments)
   text = capsys.readouterr().out
-  assert 'DOES NOT FIT: 128%, compiled in 60 s with jax 1, libtpu 2, not run' in text
+  assert 'DOES NOT FIT: 128%, compiled in 60 s (0 s of CPU) with jax 1, libtpu 2, not run' in text
   assert 'fits: 12.00 GiB a chip' in text
   assert len(compiler) == 2
   assert not plan.plan(**arguments)
