@@ -20,6 +20,7 @@ from models.spec import LiveMusicSpec
 from pipelines import runs
 from pipelines.style_feed import StyleFeed, StyleTrack, caption_vocabulary, style_tracks
 from preprocessing.captions import caption_variant, whole_caption
+from training import hosts
 from training.state import TrainState
 
 WEIGHTS_FILE = 'style.safetensors'
@@ -110,7 +111,7 @@ def train_style(
   spec = spec or LiveMusicSpec()
   tracks = style_tracks(data_dir)
   vocabulary = _vocabulary(
-    model_dir, initial_checkpoint_path, tracks, config, seed, write=not dry_run
+    model_dir, initial_checkpoint_path, tracks, config, seed, write=not dry_run and hosts.is_first()
   )
   # SentencePiece may give fewer pieces than asked for.
   config = dataclasses.replace(config, vocab_size=len(vocabulary))
@@ -346,5 +347,7 @@ def _vocabulary(
     vocabulary = caption_vocabulary(tracks, config, seed=seed)
   if write and found != paths[0]:
     paths[0].parent.mkdir(parents=True, exist_ok=True)
-    paths[0].write_bytes(vocabulary.model)
+    partial = paths[0].with_suffix('.partial')  # Another process may be looking for it.
+    partial.write_bytes(vocabulary.model)
+    partial.replace(paths[0])
   return vocabulary
