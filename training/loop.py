@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +22,7 @@ from training.state import TrainState
 from training.step import make_train_step
 from training.stopping import StopRequest, stop_on_signals
 
+SKIPPED_FILE = 'skipped_steps.jsonl'
 Evaluator = Callable[[TrainState], Iterable[tuple[str, float]]]
 
 
@@ -38,6 +40,8 @@ def train(
   eval_period: int = 0,
   evaluators: Mapping[str, Evaluator] | None = None,
   initial_params: Any | None = None,
+  num_microbatches: int = 1,
+  max_skipped_steps: int = 0,
   time_budget_secs: float | None = None,
   tensorboard: bool = True,
   progress: bool = True,
@@ -63,6 +67,9 @@ def train(
     eval_period: steps from one evaluation to the next and one at the end; 0 for none.
     evaluators: stream such as 'training_eval/demo' -> called with the state, yields (name, value).
     initial_params: start from these; optimizer and step start anew.
+    num_microbatches: parts of a batch whose gradients are added up, for less memory.
+    max_skipped_steps: so many steps in a row whose loss or gradient is not finite are skipped, and
+      told in skipped_steps.jsonl with the indices of their examples; 0 stops at the first.
     time_budget_secs: stop cleanly once this call has lasted so long.
     tensorboard: also write TensorBoard events.
     progress: show a progress bar.
@@ -72,11 +79,17 @@ def train(
     The state after the last step made.
 
   Raises:
-    FloatingPointError: the loss or the gradient became infinite or not a number; names the step.
+    FloatingPointError: the loss or the gradient became infinite or not a number, oftener in a row
+      than is borne; names the step.
   """
   stop = StopRequest(time_budget_secs)
   agreed = hosts.AgreedStop(stop)
-  meter = Meter(trainable, optimizer)
+  meter = Meter(
+    trainable,
+    optimizer,
+    max_skipped_steps=max_skipped_steps,
+    on_skip=functools.partial(_tell_skipped, pathlib.Path(model_dir)),
+  )
   first = hosts.is_first()
   say = functools.partial(print, flush=True) if first else lambda text: None
   writers = Writers(model_dir, tensorboard=tensorboard) if first else NoWriters()
@@ -100,7 +113,13 @@ def train(
   first_step = step = evaluated_at = int(state.step)
   writers.rewind(step)
   say(f'{model_dir}: {origin}, {step} of {total_steps} steps made, {partitioning}.')
-  train_step = make_train_step(trainable, optimizer, partitioning.step_compiler(state, shared))
+  train_step = make_train_step(
+    trainable,
+    optimizer,
+    partitioning.step_compiler(state, shared),
+    num_microbatches=num_microbatches,
+    skip_nonfinite=max_skipped_steps > 0,
+  )
   step_rng = partitioning.replicate(step_rng)
 
   # The loop. The device works on one step while the next batch is fetched.
@@ -178,6 +197,13 @@ def _progress_bar(total_steps: int, step: int, progress: bool) -> tqdm:
     total=total_steps, initial=step, unit='step', disable=not progress, mininterval=interval,
     maxinterval=interval,
   )  # fmt: skip
+
+
+def _tell_skipped(model_dir: pathlib.Path, step: int, indices: list[int]):
+  """Appends a skipped step and its examples to MODEL_DIR/skipped_steps.jsonl."""
+  if hosts.is_first():
+    with open(model_dir / SKIPPED_FILE, 'a', encoding='utf-8') as file:
+      file.write(json.dumps({'step': step, 'index': indices}) + '\n')
 
 
 def _log(meter: Meter, step: int, writers: Writers, bar: tqdm):

@@ -188,6 +188,32 @@ def test_not_a_number_stops_the_run_and_is_not_saved(tmp_path):
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
+def test_steps_that_are_not_finite_are_skipped_counted_and_told(tmp_path):
+  # Batches 1 and 3 are poisoned: the run is that over 0, 2, 4, but for the momentum and the keys.
+  state = _train(
+    tmp_path, total_steps=5, feed=Feed(poisoned=[1, 3]), max_skipped_steps=1, log_period=1,
+    optimizer=optimizers.adam(0.1),
+  )  # fmt: skip
+  assert int(state.step) == 5 and int(state.opt_state[0].count) == 3
+  told = [json.loads(line) for line in (tmp_path / loop.SKIPPED_FILE).read_text().splitlines()]
+  assert told == [{'step': 2, 'index': [1]}, {'step': 4, 'index': [3]}]
+  lines = metrics.read_metrics(tmp_path)
+  assert [line.get('skipped_steps', 0) for line in lines] == [0, 1, 1, 2, 2]
+  assert ['loss' in line for line in lines] == [True, False, True, False, True]
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_too_many_skipped_steps_in_a_row_stop_the_run(tmp_path):
+  with pytest.raises(FloatingPointError, match='not finite 3 steps in a row.* step 5'):
+    _train(tmp_path, feed=Feed(poisoned=[2, 3, 4]), max_skipped_steps=2)
+
+
+def test_where_all_is_finite_skipping_changes_nothing(tmp_path):
+  one = _train(tmp_path / 'one')
+  other = _train(tmp_path / 'other', max_skipped_steps=3)
+  _assert_equal(one, other)
+
+
 def test_an_error_of_the_feed_reaches_the_caller(tmp_path):
   class Broken(Feed):
     def batch(self, index):

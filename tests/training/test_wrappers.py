@@ -1,0 +1,107 @@
+"""Around an optimizer: clipping, freezing, averaging; and gradients of a batch in parts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from training import optimizers, wrappers
+from training.state import create_state
+from training.step import make_train_step
+
+PARAMS = {'a': {'w': jnp.float32([3.0, 4.0])}, 'b': jnp.float32([1.0])}
+SGD = optimizers.Optimizer.of(optax.sgd(0.5), lambda step: 0.5)
+
+
+def _update(optimizer, gradients):
+  state = optimizer.init(PARAMS)
+  return optimizer.update(gradients, state, PARAMS)
+
+
+@pytest.mark.parametrize('max_norm, scale', [(6.5, 0.5), (13.0, 1.0), (20.0, 1.0)])
+def test_clipping_scales_to_the_norm(max_norm, scale):
+  gradients = {'a': {'w': jnp.float32([3.0, 4.0])}, 'b': jnp.float32([12.0])}  # Norm 13.
+  updates, _ = _update(wrappers.clipped(SGD, max_norm), gradients)
+  np.testing.assert_allclose(updates['b'], [-0.5 * 12 * scale], rtol=1e-6)
+  np.testing.assert_allclose(updates['a']['w'], [-1.5 * scale, -2 * scale], rtol=1e-6)
+
+
+def test_frozen_parameters_stay_and_are_no_gradient():
+  optimizer = wrappers.wrap(SGD, frozen=['^a/'], max_gradient_norm=None)
+  updates, _ = _update(optimizer, jax.tree.map(jnp.ones_like, PARAMS))
+  np.testing.assert_array_equal(updates['a']['w'], [0.0, 0.0])
+  np.testing.assert_array_equal(updates['b'], [-0.5])
+  # Adafactor's statistics of a frozen array see zeros.
+  adafactor = wrappers.freezing(optimizers.adafactor(0.1), ['b'])
+  updates, state = _update(adafactor, jax.tree.map(jnp.ones_like, PARAMS))
+  assert float(updates['b'][0]) == 0.0 and float(state.v['b'][0]) < 1e-20
+  assert (np.asarray(updates['a']['w']) != 0).all()
+
+
+@pytest.mark.parametrize(
+  'patterns, message', [(['encoder'], "'encoder' matches no parameter"), (['.'], 'nothing is left')]
+)
+def test_patterns_that_make_no_sense_are_refused(patterns, message):
+  with pytest.raises(ValueError, match=message):
+    wrappers.freezing(SGD, patterns).init(PARAMS)
+
+
+def test_average_by_hand():
+  """w goes 0, -1, -2 under a gradient of 2 and a rate of 0.5; the average starts at 0."""
+  params = {'w': jnp.zeros([1])}
+  optimizer = wrappers.averaging(SGD, 0.75)
+  state = optimizer.init(params)
+  for expected in (-0.25, -0.25 * 0.75 - 0.5):
+    updates, state = optimizer.update({'w': jnp.float32([2.0])}, state, params)
+    params = optax.apply_updates(params, updates)
+    assert float(state.average['w'][0]) == pytest.approx(expected)
+  assert optimizer.learning_rate(0) == 0.5
+
+
+@pytest.mark.parametrize('decay', [1.0, -0.1])
+def test_decay_out_of_range_is_refused(decay):
+  with pytest.raises(ValueError, match='average_decay'):
+    wrappers.averaging(SGD, decay)
+
+
+class Summed:
+  """A loss that is a sum over the batch, with a sum and a weight for metrics."""
+
+  def init(self, rng):
+    return {'w': jax.random.normal(rng, [3, 2])}
+
+  def loss_fn(self, params, batch, rng):
+    loss = jnp.sum(jnp.square(jnp.tanh(batch['x'] @ params['w']) - 0.3))
+    return loss, {'weight_sum': jnp.float32(len(batch['x'])), 'per': jnp.sum(batch['x'], axis=0)}
+
+
+@pytest.mark.parametrize('number', [2, 3, 6])
+def test_microbatches_equal_the_full_batch(number):
+  batch = {'x': np.random.default_rng(0).normal(size=[6, 3]).astype(np.float32)}
+  results = []
+  for parts in (1, number):
+    state = create_state(Summed(), SGD, jax.random.key(0))
+    step = make_train_step(Summed(), SGD, num_microbatches=parts)
+    results.append(step(state, batch, jax.random.key(1)))
+  (whole, metrics), (parted, part_metrics) = results
+  np.testing.assert_allclose(parted.params['w'], whole.params['w'], rtol=1e-5)
+  assert metrics.keys() == part_metrics.keys()
+  for name, value in metrics.items():
+    np.testing.assert_allclose(part_metrics[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_microbatches_must_divide_the_batch_and_fit_the_trainable():
+  state = create_state(Summed(), SGD, jax.random.key(0))
+  with pytest.raises(ValueError, match='num_microbatches=4 does not divide the batch of 6'):
+    step = make_train_step(Summed(), SGD, num_microbatches=4)
+    step(state, {'x': np.zeros([6, 3], np.float32)}, jax.random.key(1))
+
+  class Own(Summed):
+    def train_step(self, state, batch, rng, optimizer):
+      return state, {}
+
+  with pytest.raises(ValueError, match='num_microbatches=2 must be 1: Own makes its own steps'):
+    make_train_step(Own(), SGD, num_microbatches=2)
+  with pytest.raises(ValueError, match='num_microbatches=0 must be at least 1'):
+    make_train_step(Summed(), SGD, num_microbatches=0)

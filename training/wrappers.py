@@ -1,0 +1,144 @@
+"""What can be put around any optimizer: gradient clipping, frozen parameters, averaged parameters.
+
+Each takes an `Optimizer` and gives one with the same learning rate; `wrap` puts on what is asked.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from training.optimizers import Optimizer
+from training.state import TrainState, flat_names
+
+Tree = Any
+
+
+class AveragedState(NamedTuple):
+  """State of `averaged`: the optimizer's own, and the moving average of the parameters."""
+
+  inner: Any
+  average: Tree
+
+
+def wrap(
+  optimizer: optax.GradientTransformation,
+  *,
+  max_gradient_norm: float | None = None,
+  frozen: Sequence[str] = (),
+  average_decay: float | None = None,
+) -> optax.GradientTransformation:
+  """Clips, then freezes, then averages; each only where asked for."""
+  if max_gradient_norm is not None:
+    optimizer = clipped(optimizer, max_gradient_norm)
+  if frozen:
+    optimizer = freezing(optimizer, frozen)
+  if average_decay is not None:
+    optimizer = averaging(optimizer, average_decay)
+  return optimizer
+
+
+def clipped(
+  optimizer: optax.GradientTransformation, max_norm: float
+) -> optax.GradientTransformation:
+  """Scales the gradient of a batch down to a global norm of at most `max_norm`.
+
+  The norm is that of the summed loss, which grows with the tokens of a batch.
+
+  Raises:
+    ValueError: `max_norm` is not above 0.
+  """
+  if max_norm <= 0:
+    raise ValueError(f'max_gradient_norm={max_norm} must be above 0.')
+
+  def update(gradients: Tree, state: Any, params: Tree | None = None) -> tuple[Tree, Any]:
+    scale = jnp.minimum(1.0, max_norm / jnp.maximum(optax.global_norm(gradients), 1e-30))
+    return optimizer.update(jax.tree.map(lambda g: g * scale, gradients), state, params)
+
+  return _like(optimizer, optimizer.init, update)
+
+
+def freezing(
+  optimizer: optax.GradientTransformation, patterns: Sequence[str]
+) -> optax.GradientTransformation:
+  """Leaves parameters as they are whose name contains a match of one of `patterns`.
+
+  Names are those of model-info.txt, such as 'encoder/layers/mlp/gate'. The optimizer sees a zero
+  gradient for them.
+
+  Raises:
+    ValueError: (at `init`) a pattern matches no parameter, or all parameters are frozen.
+  """
+  compiled = [re.compile(pattern) for pattern in patterns]
+
+  def is_frozen(tree: Tree) -> list[bool]:
+    return [any(p.search(name) for p in compiled) for name in flat_names(tree)]
+
+  def without_frozen(tree: Tree) -> Tree:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure.unflatten([
+      jnp.zeros_like(leaf) if freeze else leaf
+      for leaf, freeze in zip(leaves, is_frozen(tree), strict=True)
+    ])  # fmt: skip
+
+  def init(params: Tree) -> Any:
+    names = list(flat_names(params))
+    for pattern in compiled:
+      if not any(pattern.search(name) for name in names):
+        raise ValueError(
+          f'{pattern.pattern!r} matches no parameter to freeze; names are {names[0]!r}, '
+          f'{names[-1]!r} and the like (see model-info.txt).'
+        )
+    if all(is_frozen(params)):
+      raise ValueError(f'{list(patterns)} freeze all parameters: nothing is left to train.')
+    return optimizer.init(params)
+
+  def update(gradients: Tree, state: Any, params: Tree | None = None) -> tuple[Tree, Any]:
+    updates, state = optimizer.update(without_frozen(gradients), state, params)
+    return without_frozen(updates), state
+
+  return _like(optimizer, init, update)
+
+
+def averaging(
+  optimizer: optax.GradientTransformation, decay: float
+) -> optax.GradientTransformation:
+  """Keeps an exponential moving average of the parameters beside the optimizer's state.
+
+  average = decay * average + (1 - decay) * parameters after each update, from the first parameters
+  on. `averaged_params` finds it.
+
+  Raises:
+    ValueError: `decay` is not in [0, 1).
+  """
+  if not 0.0 <= decay < 1.0:
+    raise ValueError(f'average_decay={decay} is not in [0, 1).')
+
+  def init(params: Tree) -> AveragedState:
+    return AveragedState(optimizer.init(params), jax.tree.map(jnp.copy, params))
+
+  def update(gradients: Tree, state: AveragedState, params: Tree) -> tuple[Tree, AveragedState]:
+    updates, inner = optimizer.update(gradients, state.inner, params)
+    average = jax.tree.map(
+      lambda mean, p, change: decay * mean + (1.0 - decay) * (p + change),
+      state.average, params, updates,
+    )  # fmt: skip
+    return updates, AveragedState(inner, average)
+
+  return _like(optimizer, init, update)
+
+
+def averaged_params(state: TrainState) -> Tree:
+  """The moving average of the parameters where the run keeps one, else the parameters."""
+  return state.opt_state.average if isinstance(state.opt_state, AveragedState) else state.params
+
+
+def _like(
+  optimizer: optax.GradientTransformation, init: Any, update: Any
+) -> optax.GradientTransformation:
+  transformation = optax.GradientTransformation(init, update)
+  rate = getattr(optimizer, 'learning_rate', None)
+  return transformation if rate is None else Optimizer.of(transformation, rate)
