@@ -146,11 +146,11 @@ def load_sources(paths: str | Sequence[str], names: Sequence[str] | None = None)
 
 
 def _load_checkpoint(folder: pathlib.Path, model_dir: pathlib.Path, name: str | None) -> Source:
-  from training.checkpoints import restore_params
+  from training.checkpoints import restore_averaged_params
   from training.state import check_same_shapes
 
   model, identity = _read_model_file(model_dir)
-  params, step = restore_params(folder)
+  params, step = restore_averaged_params(folder)
   check_same_shapes(jax.eval_shape(model.init, jax.random.key(0)), params)
   params = jax.tree.map(jnp.asarray, params)
   card = {'model_dir': str(model_dir), 'step': step}

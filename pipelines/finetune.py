@@ -21,6 +21,7 @@ from pipelines import gin_config, runs
 from pipelines.checkpoint_sources import Source, load_source
 from training.partitioning import Partitioning
 from training.state import TrainState
+from training.wrappers import averaged_params
 
 RUN_FILE = 'gin/runs/finetune.gin'
 PROGRESS_FILE = 'best.json'
@@ -155,7 +156,7 @@ class BestBundle:
   def _keep(self, state: TrainState, metrics: dict[str, float]):
     """Writes the bundle, then the record that names it."""
     self._progress |= {'best_step': int(state.step), 'best_metrics': metrics}
-    base = self._source.bundle
+    base, params = self._source.bundle, averaged_params(state)
     card = {
       'base': {'name': self._source.name, 'card': base.card},
       'catalog': _catalog_card(self._data_dir),
@@ -163,7 +164,7 @@ class BestBundle:
       'held_out': {'base': self._progress['base_metrics'], 'tuned': metrics},
     }
     presets = base.presets | style_presets(self._data_dir)
-    tuned = dataclasses.replace(base, params=state.params, presets=presets, card=card)
+    tuned = dataclasses.replace(base, params=params, presets=presets, card=card)
     save_bundle(self._bundle_dir, tuned)
     partial = self._progress_path.with_suffix('.partial')
     partial.write_text(json.dumps(self._progress, indent=2) + '\n', encoding='utf-8')

@@ -25,6 +25,7 @@ from training.metrics import sum_metrics, summarize
 from training.partitioning import Partitioning, PjitPartitioner
 from training.prefetch import feed_batches
 from training.state import TrainState, flat_names
+from training.wrappers import averaged_params
 
 MODEL_INFO_FILE = 'model-info.txt'
 Optimizer = optax.GradientTransformation
@@ -45,6 +46,8 @@ def train(
   keep_checkpoints: int = 5,
   eval_period: int = 0,
   evaluators: Sequence['HeldOutLoss'] = (),
+  num_microbatches: int = 1,
+  max_skipped_steps: int = 0,
   time_budget_secs: float | None = None,
   tensorboard: bool = True,
   finish: Callable[[TrainState, Any, str], None] | None = None,
@@ -74,6 +77,8 @@ def train(
     keep_checkpoints: how many of the newest stay.
     eval_period: steps between evaluations; 0 for none.
     evaluators: each has a `name`, the stream that it writes.
+    num_microbatches: parts of a batch whose gradients are added up.
+    max_skipped_steps: steps in a row that may be skipped because they are not finite.
     time_budget_secs: stop cleanly after so long.
     tensorboard: write events beside metrics.jsonl.
     finish: called with the last state, the trainable and `model_dir` once `total_steps` are made or
@@ -123,6 +128,8 @@ def train(
     eval_period=eval_period,
     evaluators={evaluator.name: evaluator for evaluator in evaluators},
     initial_params=start,
+    num_microbatches=num_microbatches,
+    max_skipped_steps=max_skipped_steps,
     time_budget_secs=time_budget_secs,
     tensorboard=tensorboard,
     partitioning=partitioning,
@@ -185,8 +192,9 @@ class HeldOutLoss:
         # Every process has read all rows.
         place = self._partitioning.placer(shared=False)
         self._batches = [place(batch) for batch in self._batches]
+    params = averaged_params(state)
     summed = sum_metrics([
-      jax.device_get(self._metrics(state.params, batch)) for batch in self._batches
+      jax.device_get(self._metrics(params, batch)) for batch in self._batches
     ])  # fmt: skip
     return summarize(self._trainable, summed).items()
 

@@ -18,25 +18,33 @@ from etils import epath
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from training.best import KeepBest
 from training.state import TrainState, check_same_shapes, flat_names
 
 PREFIX = 'checkpoint'
 PINNED = 'PINNED'
+# Where `training.wrappers.AveragedState` keeps its average, in the names of the optimizer's arrays.
+_AVERAGE = 'average/'
 _NAME = re.compile(PREFIX + r'_(\d+)')
 
 
 @dataclasses.dataclass
-class _NewestAndPinned(preservation_policy.PreservationPolicy):
-  """Keeps the newest `keep` checkpoints and those with a file named PINNED."""
+class _NewestBestAndPinned(preservation_policy.PreservationPolicy):
+  """Keeps the newest `keep` checkpoints, the best, and those with a file named PINNED."""
 
   directory: pathlib.Path
   keep: int
+  best: KeepBest | None
 
   def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
     oldest_kept = len(checkpoints) - self.keep
+    steps = [info.step for info in checkpoints]
+    best = self.best.best_steps(self.directory, steps) if self.best else {}
     return [
-      index >= oldest_kept or (self.directory / f'{PREFIX}_{info.step}' / PINNED).exists()
-      for index, info in enumerate(checkpoints)
+      index >= oldest_kept
+      or step in best
+      or (self.directory / f'{PREFIX}_{step}' / PINNED).exists()
+      for index, step in enumerate(steps)
     ]
 
 
@@ -47,12 +55,15 @@ class Checkpoints:
   a checkpoint keeps it for good.
   """
 
-  def __init__(self, model_dir: str | pathlib.Path, keep: int = 5):
+  def __init__(
+    self, model_dir: str | pathlib.Path, keep: int = 5, keep_best: KeepBest | None = None
+  ):
     """Opens the folder and removes what an interrupted save left.
 
     Args:
       model_dir: made if it does not exist.
       keep: how many of the newest to keep.
+      keep_best: which ones to keep besides.
     """
     if keep < 1:
       raise ValueError(f'keep={keep} must be at least 1: the last checkpoint is always kept.')
@@ -62,7 +73,7 @@ class Checkpoints:
       self.directory,
       item_names=('state', 'dataset'),
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=_NewestAndPinned(self.directory, keep),
+        preservation_policy=_NewestBestAndPinned(self.directory, keep, keep_best),
         step_prefix=PREFIX,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
@@ -174,18 +185,44 @@ def restore_params(path: str | pathlib.Path) -> tuple[Any, int]:
   return restore_part(path, 'target')
 
 
+def restore_averaged_params(path: str | pathlib.Path) -> tuple[Any, int]:
+  """The moving average of the parameters where the run keeps one, else the parameters.
+
+  See `restore_params`; the average is that of `training.wrappers.averaging`.
+  """
+  checkpoint = find_checkpoint(path)
+  stored = _stored_tree(checkpoint)['state'].get('param_states') or {}
+  averages = {name: leaf for name, leaf in stored.items() if name.startswith(_AVERAGE)}
+  if not averages:
+    return restore_params(checkpoint)
+  restored, step = _restore(checkpoint, {'state': {'param_states': averages}})
+  tree: dict[str, Any] = {}
+  for name, leaf in restored['state']['param_states'].items():
+    *parents, last = name[len(_AVERAGE) :].split('/')
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[last] = leaf
+  return tree, step
+
+
 def restore_part(path: str | pathlib.Path, part: str) -> tuple[Any, int]:
   """One part of a checkpoint as NumPy arrays: 'target' (parameters) or 'state', and its step."""
   checkpoint = find_checkpoint(path)
-  tree = _stored_tree(checkpoint)[part]
-  item = {part: jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), tree)}
+  restored, step = _restore(checkpoint, {part: _stored_tree(checkpoint)[part]})
+  return restored[part], step
+
+
+def _restore(checkpoint: pathlib.Path, stored: Any) -> tuple[Any, int]:
+  """Reads a part of the stored tree as NumPy arrays."""
+  item = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), stored)
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
     restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     restored = checkpointer.restore(
       checkpoint / 'state',
       args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True),
     )
-  return restored[part], int(_NAME.fullmatch(checkpoint.name)[1])
+  return restored, int(_NAME.fullmatch(checkpoint.name)[1])
 
 
 def _to_tree(state: TrainState) -> dict[str, Any]:

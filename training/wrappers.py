@@ -1,10 +1,11 @@
 """What can be put around any optimizer: gradient clipping, frozen parameters, averaged parameters.
 
-Each takes an `Optimizer` and gives one with the same learning rate; `wrap` puts on what is asked.
+Each takes an `Optimizer` and gives one with the same learning rate; `wrapped` puts on all.
 """
 
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,14 +25,25 @@ class AveragedState(NamedTuple):
   average: Tree
 
 
-def wrap(
-  optimizer: optax.GradientTransformation,
+def wrapped(
+  make: Callable[..., optax.GradientTransformation],
   *,
+  stacked: Any = None,
   max_gradient_norm: float | None = None,
   frozen: Sequence[str] = (),
   average_decay: float | None = None,
 ) -> optax.GradientTransformation:
-  """Clips, then freezes, then averages; each only where asked for."""
+  """What `make` makes, with clipping, freezing and averaging around it, each where asked for.
+
+  Args:
+    make: makes an optimizer.
+    stacked: handed on to `make` if it takes it.
+    max_gradient_norm: see `clipped`; None for no clipping.
+    frozen: see `freezing`.
+    average_decay: see `averaging`; None for no average.
+  """
+  takes_stacked = 'stacked' in inspect.signature(make).parameters
+  optimizer = make(stacked=stacked) if takes_stacked else make()
   if max_gradient_norm is not None:
     optimizer = clipped(optimizer, max_gradient_norm)
   if frozen:

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 import pytest
 
-from training import checkpoints, loop, metrics, optimizers, schedules
+from training import checkpoints, loop, metrics, optimizers, schedules, wrappers
 from training.state import create_state
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -212,6 +212,23 @@ def test_where_all_is_finite_skipping_changes_nothing(tmp_path):
   one = _train(tmp_path / 'one')
   other = _train(tmp_path / 'other', max_skipped_steps=3)
   _assert_equal(one, other)
+
+
+def test_the_average_is_in_the_checkpoint_and_goes_on_from_it(tmp_path):
+  averaging = wrappers.averaging(OPTIMIZER, 0.5)
+  whole = _train(tmp_path / 'whole', optimizer=averaging)
+  _train(tmp_path / 'parts', optimizer=averaging, total_steps=3)
+  parts = _train(tmp_path / 'parts', optimizer=averaging)
+  _assert_equal(whole, parts)
+  stored, step = checkpoints.restore_averaged_params(tmp_path / 'parts')
+  assert step == 6
+  np.testing.assert_array_equal(stored['layer']['w'], whole.opt_state.average['layer']['w'])
+  assert not np.array_equal(stored['layer']['w'], whole.params['layer']['w'])
+  _train(tmp_path / 'plain', total_steps=2)
+  plain = [f(tmp_path / 'plain')[0]['layer']['b'] for f in (
+    checkpoints.restore_averaged_params, checkpoints.restore_params
+  )]  # fmt: skip
+  np.testing.assert_array_equal(*plain)
 
 
 def test_an_error_of_the_feed_reaches_the_caller(tmp_path):

@@ -28,7 +28,7 @@ def test_clipping_scales_to_the_norm(max_norm, scale):
 
 
 def test_frozen_parameters_stay_and_are_no_gradient():
-  optimizer = wrappers.wrap(SGD, frozen=['^a/'], max_gradient_norm=None)
+  optimizer = wrappers.wrapped(lambda: SGD, frozen=['^a/'])
   updates, _ = _update(optimizer, jax.tree.map(jnp.ones_like, PARAMS))
   np.testing.assert_array_equal(updates['a']['w'], [0.0, 0.0])
   np.testing.assert_array_equal(updates['b'], [-0.5])
@@ -57,6 +57,26 @@ def test_average_by_hand():
     params = optax.apply_updates(params, updates)
     assert float(state.average['w'][0]) == pytest.approx(expected)
   assert optimizer.learning_rate(0) == 0.5
+
+
+def test_wrapped_hands_on_the_stacked_layers_and_puts_on_all_three():
+  seen = []
+
+  def make(*, stacked=None):
+    seen.append(stacked)
+    return SGD
+
+  optimizer = wrappers.wrapped(
+    make, stacked='layers', max_gradient_norm=1.0, frozen=['b'], average_decay=0.5
+  )
+  gradients = {'a': {'w': jnp.float32([30.0, 40.0])}, 'b': jnp.float32([1e6])}
+  updates, state = _update(optimizer, gradients)
+  assert seen == ['layers'] and wrappers.wrapped(make) is SGD
+  np.testing.assert_allclose(updates['a']['w'], [-0.3, -0.4], rtol=1e-6)  # b is not in the norm.
+  np.testing.assert_allclose(state.average['a']['w'], [2.85, 3.8], rtol=1e-6)
+  state = create_state(Summed(), wrappers.averaging(SGD, 0.5), jax.random.key(0))
+  assert wrappers.averaged_params(state) is state.opt_state.average
+  assert wrappers.averaged_params(state.replace(opt_state=())) is state.params
 
 
 @pytest.mark.parametrize('decay', [1.0, -0.1])
