@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import re
@@ -45,7 +46,7 @@ class Compiled:
 
   Attributes:
     peak_bytes: needed on one chip, whether or not there is so much.
-    resident_bytes: of these the arguments: state and batch. 0 where it does not fit.
+    resident_bytes: of these the arguments: state and batch.
     fits: whether the program can be loaded.
     message: the compiler's own words where it does not.
     compile_secs: it took.
@@ -97,13 +98,13 @@ def compile_step(
   """
   require_compiler()
   setting.data_size(place)
-  lowered = lower_step(setting, place, optimizer)
+  lowered, resident = lower_step(setting, place, optimizer)
   folder = pathlib.Path(cache_dir) if cache_dir else default_cache_dir()
   path = folder / f'{_program_hash(lowered, place)}.json'
   with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
     kept = Compiled(**json.loads(path.read_text(encoding='utf-8')))
     return dataclasses.replace(kept, from_cache=True)
-  result = _compile(lowered)
+  result = _compile(lowered, resident)
   folder.mkdir(parents=True, exist_ok=True)
   partial = path.with_suffix(f'.{os.getpid()}')
   partial.write_text(json.dumps(dataclasses.asdict(result), indent=2), encoding='utf-8')
@@ -111,8 +112,10 @@ def compile_step(
   return result
 
 
-def lower_step(setting: Setting, place: Slice, optimizer: Any) -> jax.stages.Lowered:
-  """The training step, traced and laid out for the slice's devices."""
+def lower_step(
+  setting: Setting, place: Slice, optimizer: Any
+) -> tuple[jax.stages.Lowered, float]:
+  """The training step, traced and laid out for the slice's devices; bytes of its arguments."""
   partitioning = setting.partitioner.fit(setting.batch_size, slice_devices(place))
   state, key = _laid_out_state(setting, partitioning, optimizer)
   spec = setting.model.spec
@@ -130,7 +133,12 @@ def lower_step(setting: Setting, place: Slice, optimizer: Any) -> jax.stages.Low
   )
   # Once more around, because what the run uses cannot be lowered without being called.
   with logical_axes.layout(None if partitioning.trivial else partitioning.layout):
-    return jax.jit(step, donate_argnums=0).lower(state, batch, key)
+    lowered = jax.jit(step, donate_argnums=0).lower(state, batch, key)
+  return lowered, float(sum(map(_bytes_per_chip, jax.tree.leaves((state, batch)))))
+
+
+def _bytes_per_chip(x: jax.ShapeDtypeStruct) -> int:
+  return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
 
 
 def slice_devices(place: Slice) -> list[Any]:
@@ -188,15 +196,15 @@ def _versions() -> str:
   return ', '.join(f'{name} {importlib.metadata.version(name)}' for name in ('jax', 'libtpu'))
 
 
-def _compile(lowered: jax.stages.Lowered) -> Compiled:
-  start, cpu_start, message, resident = time.monotonic(), time.process_time(), '', 0.0
+def _compile(lowered: jax.stages.Lowered, resident: float) -> Compiled:
+  start, cpu_start, message = time.monotonic(), time.process_time(), ''
   try:
     with _environment():
       memory = lowered.compile().memory_analysis()
     peak, resident = float(memory.peak_memory_in_bytes), float(memory.argument_size_in_bytes)
   except jax.errors.JaxRuntimeError as error:
     message = str(error)
-    peak = needed_bytes(message)
+    peak = needed_bytes(message, resident)
     if peak is None:
       raise
   return Compiled(
@@ -211,16 +219,23 @@ def _compile(lowered: jax.stages.Lowered) -> Compiled:
   )
 
 
-def needed_bytes(message: str) -> float | None:
+def needed_bytes(message: str, resident: float) -> float | None:
   """Bytes that a program needs, read off the compiler's error; None where it says something else.
 
-  >>> needed_bytes('RESOURCE_EXHAUSTED: ... Used 20.00G of 15.75G hbm. Exceeded ...') / 2**30
+  >>> needed_bytes('RESOURCE_EXHAUSTED: ... Used 20.00G of 15.75G hbm. Exceeded ...', 0) / 2**30
   20.0
+
+  Args:
+    message: of the error.
+    resident: bytes of the arguments, which some messages leave out.
   """
   if 'RESOURCE_EXHAUSTED' not in message:
     return None
   number = r'([\d.]+)([KMGT]?)'
-  for pattern in (rf'Used {number}i?B? of', rf'\({number}i?B?\) exceeds available'):
+  for pattern, besides in (
+    (rf'Used {number}i?B? of', 0.0),
+    (rf'HLO temporaries \({number}i?B?\) exceeds available', resident),
+  ):
     if match := re.search(pattern, message):
-      return float(match[1]) * _UNITS[match[2]]
+      return float(match[1]) * _UNITS[match[2]] + besides
   return None

@@ -1,14 +1,16 @@
 """Memory of a training step on one chip, from the shapes of its arrays; compiles nothing.
 
 Parameters, optimizer and batch are exact: shapes and shardings are those of the run. What a step
-needs besides, its gradients and what the backward pass keeps, is counted from the program as JAX
-differentiates it. A compiler fuses and reuses much of that, so a scale, from a compiled program of
-the same kind, belongs to it.
+needs besides is counted from the program as JAX differentiates it, at the two moments that can be
+the worst: at the loss, when everything is kept for the backward pass, and when that pass enters the
+encoder, whose arrays then meet the gradients. A compiler fuses and reuses some of it, so a scale,
+from a compiled program of the same kind, belongs to the count.
 """
 
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +19,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
 from models import logical_axes
-from models.depthformer import DepthformerModel
+from models.depthformer import DepthformerModel, network
 from models.logical_axes import Layout
 from pipelines.plan_chips import Slice
 from training import partitioning, state
@@ -89,17 +91,19 @@ class StepMemory:
     optimizer: its state.
     inputs: the batch.
     gradients: float32.
-    copies: of the parameters in the dtype of the activations.
-    activations: what the backward pass keeps, and the largest of what it holds for a moment.
-    scale: share of the last three that a compiled program needs.
+    kept: from the forward for the backward pass, copies of parameters included.
+    at_loss: needed besides params, optimizer and inputs, when the backward pass begins.
+    in_encoder: the same, when it enters the encoder.
+    scale: share of the last two that a compiled program needs.
   """
 
   params: float
   optimizer: float
   inputs: float
   gradients: float
-  copies: float
-  activations: float
+  kept: float
+  at_loss: float
+  in_encoder: float
   scale: float = 1.0
 
   @property
@@ -109,7 +113,7 @@ class StepMemory:
 
   @property
   def temporary(self) -> float:
-    return self.scale * (self.gradients + self.copies + self.activations)
+    return self.scale * max(self.at_loss, self.in_encoder)
 
   @property
   def peak(self) -> float:
@@ -147,15 +151,24 @@ def step_memory(
   whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like.params))
   rows = setting.batch_size // groups
   lengths = model.spec.inputs_length + model.spec.targets_length
-  kept, copies = _kept(model, groups * size > 1)
-  shared = _activation_share(model, setting.activation_dims, size)
+  several = groups * size > 1
+  share = _activation_share(model, setting.activation_dims, size)
+  kept = _total(_kept(model, several), share, rows, params / whole)
+  of_encoder = _total(_kept(model, several, encoder_only=True), share, rows, params / whole)
+  logits, attention = _momentary(model, size)
+  again = 0.0
+  if model.config.remat != 'none':  # One layer at a time is computed again, and kept as a whole.
+    plain = setting.with_remat('none').model
+    layers = _kept(plain, several, encoder_only=True)[0]
+    again = rows * sum(b * share(shape) for shape, b in layers) / model.config.num_encoder_layers
   return StepMemory(
     params=params,
     optimizer=_bytes_per_chip(like.opt_state, shardings.opt_state),
     inputs=4.0 * rows * lengths,
     gradients=params,
-    copies=copies * params / whole,
-    activations=rows * (sum(b * shared(shape) for shape, b in kept) + _moment(model, size)),
+    kept=kept,
+    at_loss=kept + rows * logits,
+    in_encoder=of_encoder + params + max(rows * attention, again),
     scale=scale,
   )
 
@@ -174,20 +187,30 @@ def _bytes_per_chip(tree: Any, shardings: Any) -> float:
   return float(sum(jax.tree.leaves(jax.tree.map(size, tree, shardings))))
 
 
+_Kept = tuple[tuple[tuple[tuple[int, ...], float], ...], float]
+
+
+def _total(
+  kept: _Kept, share: Callable[[tuple[int, ...]], float], rows: int, of_params: float
+) -> float:
+  """Bytes of `_kept` on one chip, which holds `of_params` of the parameters."""
+  arrays, copies = kept
+  return rows * sum(size * share(shape) for shape, size in arrays) + copies * of_params
+
+
 @functools.lru_cache(maxsize=32)
-def _kept(
-  model: DepthformerModel, several: bool
-) -> tuple[tuple[tuple[tuple[int, ...], float], ...], float]:
+def _kept(model: DepthformerModel, several: bool, encoder_only: bool = False) -> _Kept:
   """What autodiff keeps from the forward pass of one example, and of the parameters.
 
   Args:
     model: with its remat policy.
     several: whether more than one chip trains; the encoder's attention then is another program.
+    encoder_only: leave out what the decoder keeps.
 
   Returns:
     ((shape with a batch of 1, bytes per example), ...) and the bytes of the parameters' copies.
   """
-  one, two = (_kept_arrays(model, batch, several) for batch in (1, 2))
+  one, two = (_kept_arrays(model, batch, several, encoder_only) for batch in (1, 2))
   arrays, copies = [], 0.0
   for first, second in zip(one, two, strict=True):
     per_example = _nbytes(second) - _nbytes(first)
@@ -198,7 +221,9 @@ def _kept(
   return tuple(arrays), copies
 
 
-def _kept_arrays(model: DepthformerModel, batch_size: int, several: bool) -> list[Any]:
+def _kept_arrays(
+  model: DepthformerModel, batch_size: int, several: bool, encoder_only: bool = False
+) -> list[Any]:
   shapes = {
     'encoder_input_tokens': (batch_size, model.spec.inputs_length),
     'decoder_target_tokens': (batch_size, model.spec.targets_length),
@@ -206,8 +231,14 @@ def _kept_arrays(model: DepthformerModel, batch_size: int, several: bool) -> lis
   batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
   key = jax.eval_shape(lambda: jax.random.key(0))
 
+  def forward(params: Any, batch: Any, key: jax.Array) -> Any:
+    if encoder_only:
+      tokens = batch['encoder_input_tokens']
+      return network.encode(params, tokens, model.config, model.spec, None, key)
+    return model.loss_fn(params, batch, key)[0]
+
   def backward(params: Any, batch: Any, key: jax.Array) -> Any:
-    return jax.vjp(lambda p: model.loss_fn(p, batch, key), params, has_aux=True)[1]
+    return jax.vjp(lambda p: forward(p, batch, key), params)[1]
 
   mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), (DATA_AXIS, MODEL_AXIS))
   layout = Layout(mesh, partitioning.standard_logical_axis_rules()) if several else None
@@ -221,7 +252,9 @@ def _nbytes(leaf: Any) -> int:
   return math.prod(leaf.shape) * getattr(leaf.dtype, 'itemsize', 8)
 
 
-def _activation_share(model: DepthformerModel, activation_dims: int, model_size: int):
+def _activation_share(
+  model: DepthformerModel, activation_dims: int, model_size: int
+) -> Callable[[tuple[int, ...]], float]:
   """Function from the shape of an activation to the share of it that one of `model_size` holds."""
   config = model.config
   spread = (config.mlp_dim, model.spec.vocab_size)
@@ -236,14 +269,18 @@ def _activation_share(model: DepthformerModel, activation_dims: int, model_size:
   return share
 
 
-def _moment(model: DepthformerModel, model_size: int) -> float:
-  """Bytes of one example that the backward pass holds for a moment: logits or attention weights."""
+def _momentary(model: DepthformerModel, model_size: int) -> tuple[float, float]:
+  """Bytes of one example that the backward pass holds for a moment.
+
+  Returns:
+    Gradients of the logits, and the encoder's attention weights with their gradient.
+  """
   config, spec = model.config, model.spec
   columns = spec.vocab_size if config.loss_over == 'vocabulary' else spec.codebook_size
   logits = 4.0 * spec.targets_length * columns
-  # Weights in float32, and their and the logits' gradient in the activations' dtype.
+  # Weights are float32; they and the gradient of their logits follow in the activations' dtype.
   width = 4 + 2 * jnp.dtype(config.dtype).itemsize
   attention = float(width) * config.num_heads * spec.inputs_length**2
   logits /= model_size if columns % model_size == 0 else 1
   attention /= model_size if config.num_heads % model_size == 0 else 1
-  return max(logits, attention)
+  return logits, attention

@@ -1,7 +1,6 @@
 """What would fit: batches, shardings and remat policies tried on the count of memory."""
 
 import dataclasses
-import math
 from collections.abc import Iterator
 
 from models.depthformer.config import REMAT_POLICIES
@@ -65,12 +64,18 @@ def _variants(setting: Setting, place: Slice) -> Iterator[tuple[int, Setting]]:
 def largest_batch(setting: Setting, place: Slice, like: TrainState, scale: float) -> int:
   """The largest batch that should fit if nothing else changes; 0 where none does."""
   groups = place.total_chips // setting.partitioner.model_size
-  one, two = (
-    step_memory(dataclasses.replace(setting, batch_size=n * groups), place, like, scale).peak
-    for n in (1, 2)
-  )
-  rows = math.floor((FILL * place.chip.memory_bytes - one) / (two - one)) + 1
-  return max(rows, 0) * groups
+
+  def fit(rows: int) -> bool:
+    other = dataclasses.replace(setting, batch_size=rows * groups)
+    return fits(step_memory(other, place, like, scale), place)
+
+  rows, beyond = 0, 1
+  while fit(beyond):
+    rows, beyond = beyond, 2 * beyond
+  while beyond - rows > 1:
+    middle = (rows + beyond) // 2
+    rows, beyond = (middle, beyond) if fit(middle) else (rows, middle)
+  return rows * groups
 
 
 def gin_flags(setting: Setting, other: Setting) -> str:

@@ -35,9 +35,7 @@ def step_work(setting: Setting, place: Slice, memory: StepMemory) -> StepWork:
 
 def _memory_traffic(memory: StepMemory) -> float:
   """Parameters are read forward, backward and for the update; the rest is written and read once."""
-  written_and_read = memory.gradients + memory.optimizer + memory.scale * (
-    memory.copies + memory.activations
-  )
+  written_and_read = memory.gradients + memory.optimizer + memory.scale * memory.kept
   return 4.0 * memory.params + 2.0 * written_and_read
 
 

@@ -48,7 +48,7 @@ def test_a_run_that_fits(capsys):
 
 
 def test_a_run_that_does_not_fit_says_what_would(capsys):
-  assert not plan.plan(gin_files=[TINY], topology='h100-1', batch_size=1000)
+  assert not plan.plan(gin_files=[TINY], topology='h100-1', batch_size=1500)
   text = capsys.readouterr().out
   assert 'DOES NOT FIT' in text
   assert """--gin.depthformer.DepthformerConfig.remat='"full"'""" in text
@@ -105,10 +105,10 @@ def test_the_script_exits_with_1_where_it_does_not_fit():
 def test_needed_bytes_are_read_off_the_compilers_errors():
   used = 'RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.'  # noqa: E501
   temporaries = 'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (480.00G) exceeds available HBM (31.25G).'  # noqa: E501
-  assert needed_bytes(used) == 20.5 * 2**30
-  assert needed_bytes(temporaries) == 480 * 2**30
-  assert needed_bytes('INTERNAL: Used 20.50G of 15.75G hbm.') is None
-  assert needed_bytes('RESOURCE_EXHAUSTED: of something else') is None
+  assert needed_bytes(used, 7.0) == 20.5 * 2**30
+  assert needed_bytes(temporaries, 7.0) == 480 * 2**30 + 7
+  assert needed_bytes('INTERNAL: Used 20.50G of 15.75G hbm.', 7.0) is None
+  assert needed_bytes('RESOURCE_EXHAUSTED: of something else', 7.0) is None
 
 
 class _Program:
@@ -126,7 +126,7 @@ def compiler(monkeypatch):
   """A compiler that counts its programs; what it is given is the setting itself."""
   made = []
 
-  def compile_program(lowered):
+  def compile_program(lowered, resident):
     made.append(lowered.text)
     return Compiled(1e9 * len(made), 1e8, True, '', 60.0, 'jax 1, libtpu 2', '2026-11-22')
 
@@ -134,7 +134,7 @@ def compiler(monkeypatch):
   monkeypatch.setattr(plan_compile, '_versions', lambda: 'jax 1, libtpu 2')
   monkeypatch.setattr(plan_compile, '_compile', compile_program)
   monkeypatch.setattr(
-    plan_compile, 'lower_step', lambda setting, place, optimizer: _Program(str(setting))
+    plan_compile, 'lower_step', lambda setting, place, optimizer: (_Program(str(setting)), 1e8)
   )
   return made
 
@@ -168,7 +168,7 @@ def test_a_damaged_cache_compiles_again(compiler, tmp_path):
 def test_the_verdict_is_the_compilers(compiler, monkeypatch, tmp_path, capsys):
   """Counted, the run fits; the compiler says no; the first way out is compiled, too."""
 
-  def compile_program(lowered):
+  def compile_program(lowered, resident):
     compiler.append(lowered.text)
     fits = len(compiler) > 1
     return Compiled(

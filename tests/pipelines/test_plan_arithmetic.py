@@ -47,8 +47,8 @@ MODEL = DepthformerModel(
   )
 )  # fmt: skip
 MEMORY = StepMemory(
-  params=1000.0, optimizer=10.0, inputs=1.0, gradients=1000.0, copies=500.0, activations=4000.0,
-  scale=0.5,
+  params=1000.0, optimizer=10.0, inputs=1.0, gradients=1000.0, kept=4500.0, at_loss=4800.0,
+  in_encoder=3000.0, scale=0.5,
 )  # fmt: skip
 
 

@@ -76,28 +76,41 @@ def _params():
 
 def test_activations_follow_the_rows_of_a_chip(like):
   one, two, four = (step_memory(Setting(MODEL, n), V6E_4, like) for n in (4, 8, 16))
-  assert two.activations == 2 * one.activations
-  assert four.activations == 4 * one.activations
+  for moment in ('kept', 'at_loss', 'in_encoder'):
+    first, second, fourth = (getattr(memory, moment) for memory in (one, two, four))
+    assert fourth - second == pytest.approx(2 * (second - first), rel=1e-9)
+    assert second > 1.5 * first
   assert one.gradients == four.gradients
+  # Among what a batch of 1 a chip needs are its logits and their gradient, in float32.
+  logits = 4 * 800 * 29_824
+  assert one.at_loss - one.kept == logits < one.kept
+
+
+def test_moments_of_the_backward_pass():
+  memory = plan_memory.StepMemory(
+    params=10.0, optimizer=2.0, inputs=1.0, gradients=10.0, kept=30.0, at_loss=40.0,
+    in_encoder=50.0, scale=0.5,
+  )  # fmt: skip
+  assert (memory.resident, memory.temporary, memory.peak) == (13.0, 25.0, 38.0)
 
 
 def test_remat_and_sharding_keep_less(like):
   setting = Setting(MODEL, 16)
   none, minimal, full = (
-    step_memory(setting.with_remat(remat), V6E_4, like).activations
+    step_memory(setting.with_remat(remat), V6E_4, like).kept
     for remat in ('none', 'minimal', 'full')
   )
   assert full < minimal < none
   halves = step_memory(setting.with_sharding(2, 1), V6E_4, like)
   # Twice the rows, of which the residual streams are whole and all else is halved.
-  assert none < halves.activations < 2 * none
+  assert none < halves.kept < 2 * none
   everything = dataclasses.replace(
     setting,
     partitioner=PjitPartitioner(
       2, None, plan_memory.partitioning.standard_logical_axis_rules(2, 1)
     ),
   )
-  assert step_memory(everything, V6E_4, like).activations == pytest.approx(none, rel=0.1)
+  assert step_memory(everything, V6E_4, like).kept == pytest.approx(none, rel=0.1)
 
 
 def test_a_scale_is_what_a_compiled_program_says(like):
