@@ -4,26 +4,28 @@ import contextlib
 import functools
 import json
 import pathlib
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import optax
-from tqdm import tqdm
 
 from training import hosts
+from training.best import KeepBest
 from training.checkpoints import Checkpoints
 from training.meter import Meter
 from training.metrics import NoWriters, Writers
 from training.partitioning import Partitioning, PjitPartitioner
 from training.prefetch import Prefetcher
+from training.profiling import ProfileWindow
+from training.progress import Progress
 from training.state import TrainState
 from training.step import make_train_step
 from training.stopping import StopRequest, stop_on_signals
 
 SKIPPED_FILE = 'skipped_steps.jsonl'
 Evaluator = Callable[[TrainState], Iterable[tuple[str, float]]]
+Derived = Callable[[Mapping[str, float]], Mapping[str, float]]
 
 
 def train(
@@ -46,6 +48,9 @@ def train(
   tensorboard: bool = True,
   progress: bool = True,
   partitioning: Partitioning | None = None,
+  keep_best: KeepBest | None = None,
+  profile: ProfileWindow | None = None,
+  derive: Derived | None = None,
 ) -> TrainState:
   """Trains until `total_steps`, a signal, or the end of the time budget; the last step is saved.
 
@@ -74,6 +79,9 @@ def train(
     tensorboard: also write TensorBoard events.
     progress: show a progress bar.
     partitioning: how the run lies on the devices; None shares each batch among all of them.
+    keep_best: which checkpoints stay beside the newest ones.
+    profile: steps to trace.
+    derive: from the metrics of one line, more of them, such as `efficiency.Efficiency`.
 
   Returns:
     The state after the last step made.
@@ -100,7 +108,7 @@ def train(
 
   # Set-up: keys, then the newest checkpoint, the given parameters, or initial values.
   init_rng, step_rng = jax.random.split(jax.random.key(seed))
-  checkpoints = Checkpoints(model_dir, keep_checkpoints)
+  checkpoints = Checkpoints(model_dir, keep_checkpoints, keep_best)
   with meter.timed('init_or_restore'):
     if checkpoints.latest_step is not None:
       like = partitioning.state_like(trainable, optimizer, init_rng)
@@ -120,14 +128,17 @@ def train(
     num_microbatches=num_microbatches,
     skip_nonfinite=max_skipped_steps > 0,
   )
+  if profile is not None:
+    train_step = profile.wrap(train_step, step)
   step_rng = partitioning.replicate(step_rng)
 
   # The loop. The device works on one step while the next batch is fetched.
   with (
     stop_on_signals(stop),
     checkpoints,
+    profile or contextlib.nullcontext(),
     Prefetcher(own_feed, position, place=partitioning.placer(shared)) as batches,
-    _progress_bar(total_steps, step, progress and first) as bar,
+    Progress(total_steps, step, enabled=progress and first) as bar,
   ):
     while step < total_steps and not agreed.vote():
       if step in getattr(trainable, 'calibration_steps', ()):
@@ -142,7 +153,7 @@ def train(
       bar.update()
 
       if step % log_period == 0:
-        _log(meter, step, writers, bar)
+        _log(meter, step, writers, bar, derive)
       if step % checkpoint_period == 0:
         meter.check()
         with meter.timed('checkpoint'):
@@ -158,12 +169,14 @@ def train(
       checkpoints.save(state, _data_position(batches, feed))
       checkpoints.wait()
     if meter.has_steps:
-      _log(meter, step, writers, bar)
+      _log(meter, step, writers, bar, derive)
     if eval_period and evaluated_at < step and not agreed.signalled:
       _evaluate(evaluators, state, step, writers)
   writers.close()
   end = 'finished' if step >= total_steps else f'stopped because {agreed.reason}'
   say(f'{model_dir}: {end}; {step} steps are saved in checkpoint_{step}.')
+  if keep_best is not None and keep_best.keep:
+    say(f'{model_dir}: {keep_best.describe(model_dir)}')
   return state
 
 
@@ -190,15 +203,6 @@ def _next_batch(data: dict[str, Any], feed: Any) -> int:
   return next_example // now
 
 
-def _progress_bar(total_steps: int, step: int, progress: bool) -> tqdm:
-  """A bar on a terminal, a line every 15 s in a log file."""
-  interval = 0.5 if sys.stderr.isatty() else 15.0
-  return tqdm(
-    total=total_steps, initial=step, unit='step', disable=not progress, mininterval=interval,
-    maxinterval=interval,
-  )  # fmt: skip
-
-
 def _tell_skipped(model_dir: pathlib.Path, step: int, indices: list[int]):
   """Appends a skipped step and its examples to MODEL_DIR/skipped_steps.jsonl."""
   if hosts.is_first():
@@ -206,12 +210,12 @@ def _tell_skipped(model_dir: pathlib.Path, step: int, indices: list[int]):
       file.write(json.dumps({'step': step, 'index': indices}) + '\n')
 
 
-def _log(meter: Meter, step: int, writers: Writers, bar: tqdm):
+def _log(meter: Meter, step: int, writers: Writers, bar: Progress, derive: Derived | None):
   values = meter.summary(step)
+  if derive is not None:
+    values = {**values, **derive(values)}
   writers.write(step, values)
-  shown = 'loss_per_nonpadding_target_token' if 'accuracy' in values else 'loss'
-  if shown in values:
-    bar.set_postfix_str(f'loss {values[shown]:.4g}', refresh=False)
+  bar.show(values)
 
 
 def _evaluate(
@@ -219,4 +223,5 @@ def _evaluate(
 ):
   for name, evaluator in evaluators.items():
     values = {metric: float(value) for metric, value in evaluator(state)}
-    writers.write(step, values, stream=name)
+    if values:
+      writers.write(step, values, stream=name)

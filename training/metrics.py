@@ -1,7 +1,9 @@
 """Metrics of a run: sums become T5X's tags, tags go to metrics.jsonl and to TensorBoard."""
 
+import contextlib
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -147,3 +149,19 @@ def read_metrics(model_dir: str | pathlib.Path) -> list[dict[str, Any]]:
     except json.JSONDecodeError:
       continue
   return lines
+
+
+def values_by_step(model_dir: str | pathlib.Path, name: str) -> dict[int, float]:
+  """Step -> value of one metric by its stream and name: 'training_eval/held_out/accuracy'."""
+  path = pathlib.Path(model_dir) / FILE_NAME
+  values = {}
+  for line in path.read_text(encoding='utf-8').splitlines() if path.exists() else []:
+    stream = re.search(r'"stream": "([^"]*)"', line)
+    # The line of every log period is long, and there are many: only those of the stream are parsed.
+    if not stream or not name.startswith(f'{stream[1]}/'):
+      continue
+    with contextlib.suppress(json.JSONDecodeError):
+      parsed = json.loads(line)
+      if (metric := name.removeprefix(f'{stream[1]}/')) in parsed:
+        values[parsed['step']] = parsed[metric]
+  return values
