@@ -75,7 +75,8 @@ def make_sampler(
       score = jnp.take_along_axis(jax.nn.log_softmax(logits), ids[:, None], axis=-1)[:, 0]
     else:
       noise = jax.lax.dynamic_index_in_dim(noise, level, 0, keepdims=False)
-      ids, score = _draw_from_best(logits, temperature, top_k, noise)
+      limit = top_k if options.top_k_bound else None
+      ids, score = _draw_from_best(logits, temperature, limit, noise)
     if options.by_level:
       ids = ids + spec.codec_offset + level * spec.codebook_size
     return _write(rows, ids.astype(jnp.int32), score)
@@ -106,11 +107,11 @@ def _scaled(
 
 
 def _draw_from_best(
-  logits: jax.Array, temperature: jax.Array, top_k: jax.Array, noise: jax.Array
+  logits: jax.Array, temperature: jax.Array, top_k: jax.Array | None, noise: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Samples among the top_k best; noise [rows, candidates]. Returns index and log-probability."""
+  """Samples among the top_k best, or all; noise [rows, candidates]. Index and log-probability."""
   logits = logits / jnp.maximum(temperature, GREEDY_TEMPERATURE)
-  if noise.shape[-1] == logits.shape[-1]:
+  if top_k is None:
     values, indices = logits, None
   else:
     values, indices = jax.lax.top_k(logits, noise.shape[-1])

@@ -148,7 +148,8 @@ def test_cached_decoding_in_the_default_sampler_is_greedy_over_the_full_sequence
   np.testing.assert_array_equal(tokens.reshape(4, 8, 4), _best_of_level(logits))
 
 
-@pytest.mark.parametrize('guidance_weight, top_k', [(0.0, 0), (2.0, 5)])
+# 40 of the 64 codes: their power of two is all of them, which must not lift the limit.
+@pytest.mark.parametrize('guidance_weight, top_k', [(0.0, 0), (2.0, 5), (0.0, 40)])
 def test_default_sampler_draws_from_the_scaled_top_k_distribution(
   params, inputs, guidance_weight, top_k
 ):
