@@ -109,8 +109,10 @@ def read_run(
     raise ValueError(f'plan.py plans language models; MODEL is {type(model).__name__}.')
   optimizer = gin_config.parameter_value('runs.train.optimizer')
   partitioner = gin_config.parameter_value('runs.train.partitioner') or PjitPartitioner()
+  microbatches = gin_config.parameter_value('runs.train.num_microbatches') or 1
+  skips = bool(gin_config.parameter_value('runs.train.max_skipped_steps'))
   return Run(
-    Setting(model, gin_config.macro_value('BATCH_SIZE'), partitioner),
+    Setting(model, gin_config.macro_value('BATCH_SIZE'), partitioner, microbatches, skips),
     runs.make_optimizer(optimizer, model),
     gin_config.macro_value('TRAIN_STEPS'),
   )
@@ -127,13 +129,14 @@ def _heading(setting: Setting, place: Slice) -> str:
   config, groups = setting.model.config, setting.data_size(place)
   shapes = jax.eval_shape(setting.model.init, jax.random.key(0))
   number = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-  size = setting.partitioner.model_size
+  size, parts = setting.partitioner.model_size, setting.num_microbatches
+  dims = setting.parameter_dims
   return (
     f'Model: {number:,} parameters, {config.dtype}, remat {config.remat}\n'
     f'Place: {place.describe()}\n'
     f'Batch: {setting.batch_size} over a mesh of {groups} x {size} (data x model), '
-    f'{setting.batch_size // groups} for each group of {size}; parameters spread in '
-    f'{setting.parameter_dims} dimension{"s" * (setting.parameter_dims > 1)}'
+    f'{setting.batch_size // groups} for each group of {size}, in {parts} '
+    f'part{"s" * (parts > 1)}; parameters spread in {dims} dimension{"s" * (dims > 1)}'
   )
 
 
@@ -205,7 +208,7 @@ def _print_ways_out(
     nearest.append(dataclasses.replace(setting, batch_size=largest))
   print('What would fit')
   if not found:
-    print(f'  Batch {setting.batch_size}: no sharding and no remat policy. Take a larger slice.')
+    print(f'  Batch {setting.batch_size}: nothing that this tries. Take a larger slice.')
   if not largest:
     print('  As it is: not even one example for each group of chips.')
   for position, other in enumerate(nearest):

@@ -129,7 +129,11 @@ def lower_step(
     for name, length in lengths.items()
   }
   step = make_train_step(
-    setting.model, optimizer, partitioning.step_compiler(state, shared=True)
+    setting.model,
+    optimizer,
+    partitioning.step_compiler(state, shared=True),
+    num_microbatches=setting.num_microbatches,
+    skip_nonfinite=setting.skip_nonfinite,
   )
   # Once more around, because what the run uses cannot be lowered without being called.
   with logical_axes.layout(None if partitioning.trivial else partitioning.layout):

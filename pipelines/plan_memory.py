@@ -34,11 +34,15 @@ class Setting:
     model: with its remat policy.
     batch_size: examples of a step.
     partitioner: of the run.
+    num_microbatches: parts of a batch that are computed one after the other.
+    skip_nonfinite: whether the step is one that can be skipped.
   """
 
   model: DepthformerModel
   batch_size: int
   partitioner: PjitPartitioner = PjitPartitioner()
+  num_microbatches: int = 1
+  skip_nonfinite: bool = False
 
   @property
   def rules(self) -> logical_axes.Rules:
@@ -68,7 +72,8 @@ class Setting:
     """Groups of chips that share a copy of the model.
 
     Raises:
-      ValueError: the chips do not divide into such groups, or the batch among them.
+      ValueError: the chips do not divide into such groups, or the batch among them, or a group's
+        examples into microbatches.
     """
     size, chips = self.partitioner.model_size, place.total_chips
     if size < 1 or place.chips % size:
@@ -78,6 +83,11 @@ class Setting:
       raise ValueError(
         f'A batch of {self.batch_size} cannot be shared evenly by {groups} groups of {size} chips: '
         f'choose a multiple of {groups}, a larger NUM_PARTITIONS, or a smaller slice.'
+      )
+    rows, parts = self.batch_size // groups, self.num_microbatches
+    if parts < 1 or rows % parts:
+      raise ValueError(
+        f'NUM_MICROBATCHES={parts} does not divide the {rows} examples of each group of chips.'
       )
     return groups
 
@@ -91,7 +101,7 @@ class StepMemory:
     optimizer: its state.
     inputs: the batch.
     gradients: float32.
-    kept: from the forward for the backward pass, copies of parameters included.
+    kept: from the forward for the backward pass of a microbatch, copies of parameters included.
     at_loss: needed besides params, optimizer and inputs, when the backward pass begins.
     in_encoder: the same, when it enters the encoder.
     scale: share of the last two that a compiled program needs.
@@ -149,7 +159,7 @@ def step_memory(
   shardings = abstract_partitioning(setting, groups).state_shardings(model, like)
   params = _bytes_per_chip(like.params, shardings.params)
   whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like.params))
-  rows = setting.batch_size // groups
+  rows = setting.batch_size // groups // setting.num_microbatches
   lengths = model.spec.inputs_length + model.spec.targets_length
   several = groups * size > 1
   share = _activation_share(model, setting.activation_dims, size)
@@ -161,14 +171,15 @@ def step_memory(
     plain = setting.with_remat('none').model
     layers = _kept(plain, several, encoder_only=True)[0]
     again = rows * sum(b * share(shape) for shape, b in layers) / model.config.num_encoder_layers
+  sums = params if setting.num_microbatches > 1 else 0.0  # Of the gradients so far.
   return StepMemory(
     params=params,
     optimizer=_bytes_per_chip(like.opt_state, shardings.opt_state),
-    inputs=4.0 * rows * lengths,
+    inputs=4.0 * (setting.batch_size // groups) * lengths,
     gradients=params,
     kept=kept,
-    at_loss=kept + rows * logits,
-    in_encoder=of_encoder + params + max(rows * attention, again),
+    at_loss=kept + rows * logits + sums,
+    in_encoder=of_encoder + params + max(rows * attention, again) + sums,
     scale=scale,
   )
 

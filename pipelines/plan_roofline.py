@@ -47,6 +47,11 @@ class StepTime:
     return max(self.compute, self.memory, self.links, self.network)
 
   @property
+  def serial(self) -> float:
+    """Seconds if nothing overlaps: what ways to train are ranked by."""
+    return self.compute + self.memory + self.links + self.network
+
+  @property
   def bound(self) -> str:
     """The part that takes longest."""
     parts = ('compute', 'memory', 'links', 'network')

@@ -1,6 +1,8 @@
 """What would fit: batches, shardings and remat policies tried on the count of memory."""
 
+import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 from models.depthformer.config import REMAT_POLICIES
@@ -13,6 +15,7 @@ from training.state import TrainState
 # What an estimate may fill; a compiled program may fill all.
 FILL = 0.95
 _PARTITIONS = (1, 2, 4, 8)
+_MICROBATCHES = (1, 2, 4, 8, 16)
 
 
 def fits(memory: StepMemory, place: Slice) -> bool:
@@ -20,7 +23,7 @@ def fits(memory: StepMemory, place: Slice) -> bool:
 
 
 def same_batch(setting: Setting, place: Slice, like: TrainState, scale: float) -> Setting | None:
-  """The fastest way, by its roofline, to train with this batch; of equals the one nearest by.
+  """The way to train with this batch that is fastest where nothing overlaps.
 
   Args:
     setting: what does not fit.
@@ -29,44 +32,41 @@ def same_batch(setting: Setting, place: Slice, like: TrainState, scale: float) -
     scale: see `StepMemory`.
 
   Returns:
-    None where no sharding and no remat policy makes it fit.
+    None where no sharding, remat policy or number of microbatches makes it fit.
   """
   found = []
-  for changes, other in _variants(setting, place):
+  for other in _variants(setting, place):
     memory = step_memory(other, place, like, scale)
     if fits(memory, place):
-      seconds = step_time(step_work(other, place, memory), place).roofline
-      found.append((seconds, changes, other))
-  return min(found, key=lambda item: item[:2])[2] if found else None
+      found.append((step_time(step_work(other, place, memory), place).serial, other))
+  return min(found, key=lambda item: item[0])[1] if found else None
 
 
-def _variants(setting: Setting, place: Slice) -> Iterator[tuple[int, Setting]]:
-  """Other settings for the same batch, each with the number of things that it changes."""
-  config = setting.model.config
-  now = setting.partitioner.model_size
-  policies = REMAT_POLICIES[REMAT_POLICIES.index(config.remat) :]
-  for partitions in [n for n in _PARTITIONS if n >= now and config.num_heads % n == 0]:
-    for dims in (d for d in (1, 2) if d >= setting.parameter_dims):
-      for remat in policies:
-        different = (partitions != now, dims != setting.parameter_dims, remat != config.remat)
-        if not any(different):
-          continue
-        other = setting.with_remat(remat)
-        if different[0] or different[1]:
-          other = other.with_sharding(partitions, dims)
-        try:
-          other.data_size(place)
-        except ValueError:
-          continue
-        yield sum(different), other
+def _variants(setting: Setting, place: Slice) -> Iterator[Setting]:
+  """Other settings for the same batch that need less memory."""
+  config, now = setting.model.config, setting.partitioner.model_size
+  choices = itertools.product(
+    [n for n in _PARTITIONS if n >= now and config.num_heads % n == 0],
+    [dims for dims in (1, 2) if dims >= setting.parameter_dims],
+    REMAT_POLICIES[REMAT_POLICIES.index(config.remat) :],
+    [setting.num_microbatches * n for n in _MICROBATCHES],
+  )
+  for partitions, dims, remat, parts in choices:
+    other = dataclasses.replace(setting.with_remat(remat), num_microbatches=parts)
+    if (partitions, dims) != (now, setting.parameter_dims):
+      other = other.with_sharding(partitions, dims)
+    with contextlib.suppress(ValueError):
+      other.data_size(place)
+      if other != setting:
+        yield other
 
 
 def largest_batch(setting: Setting, place: Slice, like: TrainState, scale: float) -> int:
   """The largest batch that should fit if nothing else changes; 0 where none does."""
-  groups = place.total_chips // setting.partitioner.model_size
+  smallest = place.total_chips // setting.partitioner.model_size * setting.num_microbatches
 
   def fit(rows: int) -> bool:
-    other = dataclasses.replace(setting, batch_size=rows * groups)
+    other = dataclasses.replace(setting, batch_size=rows * smallest)
     return fits(step_memory(other, place, like, scale), place)
 
   rows, beyond = 0, 1
@@ -75,7 +75,7 @@ def largest_batch(setting: Setting, place: Slice, like: TrainState, scale: float
   while beyond - rows > 1:
     middle = (rows + beyond) // 2
     rows, beyond = (middle, beyond) if fit(middle) else (rows, middle)
-  return rows * groups
+  return rows * smallest
 
 
 def gin_flags(setting: Setting, other: Setting) -> str:
@@ -89,6 +89,8 @@ def gin_flags(setting: Setting, other: Setting) -> str:
       flags.append('--gin.MODEL_PARALLEL_SUBMESH=None')
   if other.parameter_dims != setting.parameter_dims:
     flags.append(f'--gin.PARAMETER_PARTITIONING_DIMS={other.parameter_dims}')
+  if other.num_microbatches != setting.num_microbatches:
+    flags.append(f'--gin.NUM_MICROBATCHES={other.num_microbatches}')
   remat = other.model.config.remat
   if remat != setting.model.config.remat:
     flags.append(f"""--gin.depthformer.DepthformerConfig.remat='"{remat}"'""")

@@ -27,31 +27,40 @@ def step_work(setting: Setting, place: Slice, memory: StepMemory) -> StepWork:
     executed_flops=executed,
     # The output layer is computed in float32 whatever the dtype of the layers.
     float32_flops=executed if config.dtype == 'float32' else logits,
-    memory_bytes=_memory_traffic(memory),
+    memory_bytes=_memory_traffic(memory, setting.num_microbatches),
     link_bytes=links + all_reduce_bytes(_activation_sums(setting, place), model_size),
     network_bytes=network,
   )
 
 
-def _memory_traffic(memory: StepMemory) -> float:
-  """Parameters are read forward, backward and for the update; the rest is written and read once."""
-  written_and_read = memory.gradients + memory.optimizer + memory.scale * memory.kept
-  return 4.0 * memory.params + 2.0 * written_and_read
+def _memory_traffic(memory: StepMemory, parts: int) -> float:
+  """Bytes between chip and memory, in `parts` microbatches.
+
+  Parameters are read forward and backward in each, and read and written by the update; the rest is
+  written and read once, sums of gradients too.
+  """
+  sums = memory.gradients if parts > 1 else 0.0
+  each = 2.0 * (memory.params + memory.gradients + sums + memory.scale * memory.kept)
+  return parts * each + 2.0 * (memory.params + memory.optimizer)
 
 
 def _gradient_traffic(setting: Setting, place: Slice, memory: StepMemory) -> tuple[float, float]:
-  """Bytes that one chip sends so that all copies of the model stay alike: (near, far)."""
+  """Bytes that one chip sends so that all copies of the model stay alike: (near, far).
+
+  Each microbatch's gradients are summed over the chips: the compiler is not trusted to wait.
+  """
+  parts = setting.num_microbatches
   near = max(1, place.linked_chips // setting.partitioner.model_size)
   far = place.total_chips // place.linked_chips
   if setting.parameter_dims == 1:
     return (
-      all_reduce_bytes(memory.gradients, near),
-      all_reduce_bytes(memory.gradients / near, far),
+      parts * all_reduce_bytes(memory.gradients, near),
+      parts * all_reduce_bytes(memory.gradients / near, far),
     )
   # Parameters are collected for both passes, gradients scattered. Each chip holds 1 / (near * far).
   whole = memory.gradients * near * far
   copy = jnp.dtype(setting.model.config.dtype).itemsize / 4
-  passes = 2 * copy + 1
+  passes = parts * (2 * copy + 1)
   return passes * gather_bytes(whole, near), passes * gather_bytes(whole / near, far)
 
 

@@ -38,7 +38,7 @@ def test_a_run_that_fits(capsys):
   assert plan.plan(gin_files=[TINY], topology='v6e-4', batch_size=8, steps=1000, analytic=True)
   text = capsys.readouterr().out
   assert 'Place: v6e-4: 4 chips as 2x2, 1 host' in text
-  assert 'Batch: 8 over a mesh of 4 x 1 (data x model), 2 for each group of 1' in text
+  assert 'Batch: 8 over a mesh of 4 x 1 (data x model), 2 for each group of 1, in 1 part' in text
   # 4 bytes for each of the parameters that the table of a run counts.
   number = int(re.search(r'Model: ([\d,]+) parameters', text)[1].replace(',', ''))
   in_gib = float(re.search(r'parameters +([\d.]+)\n', text)[1])
@@ -59,9 +59,10 @@ def test_a_run_that_does_not_fit_says_what_would(capsys):
 def test_a_plan_follows_the_gin_flags():
   run = plan.read_run(
     [TINY, 'gin/runs/finetune.gin'],
-    ['NUM_PARTITIONS = 2', 'PARAMETER_PARTITIONING_DIMS = 2'],
+    ['NUM_PARTITIONS = 2', 'PARAMETER_PARTITIONING_DIMS = 2', 'NUM_MICROBATCHES = 4'],
     steps=7,
   )
+  assert (run.setting.num_microbatches, run.setting.skip_nonfinite) == (4, True)
   assert (run.setting.batch_size, run.steps) == (8, 7)  # finetune.gin's batch.
   assert run.setting.partitioner.model_size == run.setting.parameter_dims == 2
   assert run.setting.model.config.embed_dim == 128

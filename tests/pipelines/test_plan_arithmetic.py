@@ -1,5 +1,7 @@
 """Roofline, traffic and cost, beside values worked out by hand."""
 
+import dataclasses
+
 import pytest
 
 from models.depthformer import DepthformerConfig, DepthformerModel
@@ -87,3 +89,11 @@ def test_only_the_output_layer_is_float32():
   work = step_work(Setting(MODEL, 16), parse_topology('v6e-16'), MEMORY)
   # Loss over the levels: 800 positions, 1024 columns each, forward and backward.
   assert work.float32_flops == 3 * 16 * 2 * 800 * 128 * 1024
+
+
+def test_microbatches_move_and_send_again():
+  setting = dataclasses.replace(Setting(MODEL, 32), num_microbatches=2)
+  work = step_work(setting, parse_topology('v6e-16'), MEMORY)
+  # Twice: parameters in both passes, gradients, their sums, what is kept. Once: the update.
+  assert work.memory_bytes == 2 * 2 * (1000 + 1000 + 1000 + 0.5 * 4500) + 2 * (1000 + 10)
+  assert work.link_bytes == 2 * (2 * 1000 * 15 / 16)

@@ -113,6 +113,15 @@ def test_remat_and_sharding_keep_less(like):
   assert step_memory(everything, V6E_4, like).kept == pytest.approx(none, rel=0.1)
 
 
+def test_microbatches_need_the_memory_of_a_part_and_the_sums(like):
+  whole, part = (step_memory(Setting(MODEL, n), V6E_4, like) for n in (32, 8))
+  parts = step_memory(dataclasses.replace(Setting(MODEL, 32), num_microbatches=4), V6E_4, like)
+  assert parts.kept == part.kept
+  assert parts.at_loss == part.at_loss + whole.gradients
+  assert parts.in_encoder == part.in_encoder + whole.gradients
+  assert parts.inputs == whole.inputs
+
+
 def test_a_scale_is_what_a_compiled_program_says(like):
   memory = step_memory(Setting(MODEL, 8), V6E_4, like)
   scale = memory.calibrated(memory.resident + 12_345.0)
@@ -127,6 +136,8 @@ def test_batches_that_cannot_be_shared(like):
     step_memory(Setting(MODEL, 6), V6E_4, like)
   with pytest.raises(ValueError, match='NUM_PARTITIONS=3 does not divide the 4 chips'):
     step_memory(Setting(MODEL, 6, PjitPartitioner(3)), V6E_4, like)
+  with pytest.raises(ValueError, match='NUM_MICROBATCHES=3 does not divide the 2 examples'):
+    step_memory(Setting(MODEL, 8, num_microbatches=3), V6E_4, like)
 
 
 def test_largest_batch_fits_and_the_next_does_not(like):
@@ -142,14 +153,17 @@ def test_the_same_batch_by_the_fastest_other_way(like):
   found = plan_search.same_batch(setting, V6E_4, like, 1.0)
   assert found.batch_size == setting.batch_size
   assert plan_search.fits(step_memory(found, V6E_4, like), V6E_4)
-  assert 'remat=\'"' in plan_search.gin_flags(setting, found)
+  flags = plan_search.gin_flags(setting, found)
+  assert flags and 'BATCH_SIZE' not in flags
   assert plan_search.same_batch(Setting(MODEL, 1000 * largest), V6E_4, like, 1.0) is None
 
 
 def test_flags_name_what_changed():
   setting = Setting(MODEL, 8)
-  other = dataclasses.replace(setting.with_remat('full').with_sharding(2, 2), batch_size=4)
+  other = setting.with_remat('full').with_sharding(2, 2)
+  other = dataclasses.replace(other, batch_size=4, num_microbatches=2)
   assert plan_search.gin_flags(setting, other) == (
     '--gin.BATCH_SIZE=4 --gin.NUM_PARTITIONS=2 --gin.PARAMETER_PARTITIONING_DIMS=2 '
+    '--gin.NUM_MICROBATCHES=2 '
     """--gin.depthformer.DepthformerConfig.remat='"full"'"""
   )
