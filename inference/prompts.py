@@ -99,10 +99,17 @@ def weighted_mean(embeddings: np.ndarray, weights: Sequence[float]) -> np.ndarra
 
 
 def read_audio_file(path: str) -> tuple[np.ndarray, int]:
-  """Audio file -> (float32 [samples, channels], sample rate in Hz)."""
+  """Audio file -> (float32 [samples, channels], sample rate in Hz).
+
+  Raises:
+    PromptError: it cannot be decoded.
+  """
   import soundfile
 
-  audio, sample_rate = soundfile.read(path, dtype='float32', always_2d=True)
+  try:
+    audio, sample_rate = soundfile.read(path, dtype='float32', always_2d=True)
+  except soundfile.LibsndfileError as error:
+    raise PromptError(f'The audio file {path} cannot be decoded: {error}') from error
   return audio, sample_rate
 
 

@@ -62,11 +62,10 @@ def generate_audio(
     on_chunk: called after each chunk, for a bar of the caller's; hides this one.
 
   Raises:
-    ValueError: `secs` is not positive, or a prompt cannot be read.
+    ValueError: `secs` is not a number above 0, or a prompt cannot be read.
   """
   spec: LiveMusicSpec = session.spec
-  if not secs > 0:
-    raise ValueError(f'secs={secs} is not above 0.')
+  _check_secs(secs)
   session.reset()
   session.set_style(prompts)
   given = np.zeros([0, spec.num_channels], np.float32)
@@ -88,6 +87,11 @@ def generate_audio(
     chunk_secs=seconds,
     chunk_audio_secs=spec.chunk_secs,
   )
+
+
+def _check_secs(secs: float):
+  if not 0 < secs < math.inf:
+    raise ValueError(f'secs={secs} is not a number above 0.')
 
 
 def generate_file(
@@ -112,15 +116,28 @@ def generate_file(
     sampling: temperature, top-k and guidance; None for the defaults.
     continue_from: audio file to go on from.
     progress: False hides the bar.
+
+  Raises:
+    FileNotFoundError: there is no such bundle, or nothing to go on from.
+    ValueError: a prompt or option cannot be used, or no file can be written at `output`.
   """
+  # Say what is wrong before anything slow.
+  _check_secs(secs)
   if prompts:
-    parse_prompts(prompts)  # Say what is wrong before anything slow.
+    parse_prompts(prompts)
+  if continue_from is not None and not pathlib.Path(continue_from).is_file():
+    raise FileNotFoundError(f'There is no audio file {continue_from} to go on from.')
   from pipelines.checkpoint_sources import load_source
   from preprocessing.audio import WRITABLE_SUFFIXES, read_audio, write_audio
 
   output = pathlib.Path(output)
   if output.suffix.lower() not in WRITABLE_SUFFIXES:
     raise ValueError(f'{output} does not end in one of {", ".join(WRITABLE_SUFFIXES)}.')
+  if output.is_dir():
+    raise ValueError(f'{output} is a folder; name an audio file.')
+  folder = next(path for path in output.absolute().parents if path.exists())
+  if not folder.is_dir():
+    raise ValueError(f'{output} cannot be written: {folder} is a file.')
   source = load_source(bundle)
   sampling = sampling or SamplingOptions()
   session = LiveSession(

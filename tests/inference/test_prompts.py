@@ -93,3 +93,10 @@ def test_mix_is_the_weighted_mean(tmp_path):
 def test_unknown_preset_names_the_known_ones():
   with pytest.raises(PromptError, match="'y'.*'x'"):
     embed_prompts(['preset:y'], Style(), presets={'x': [1, 1, 1]})
+
+
+def test_a_broken_audio_file_is_named(tmp_path):
+  path = tmp_path / 'junk.wav'
+  path.write_bytes(b'no audio' * 10)
+  with pytest.raises(PromptError, match=r'junk\.wav cannot be decoded'):
+    embed_prompts([str(path)], Style())

@@ -70,9 +70,9 @@ def test_real_time_factor_leaves_the_compilation_out():
   assert Generation(np.zeros([0, 2]), 0, [4.0], 2.0).real_time_factor == 0.5
 
 
-@pytest.mark.parametrize('secs', [0, -1, float('nan')])
+@pytest.mark.parametrize('secs', [0, -1, float('nan'), float('inf')])
 def test_no_length_is_refused(secs):
-  with pytest.raises(ValueError, match='not above 0'):
+  with pytest.raises(ValueError, match=f'secs={secs} is not a number above 0'):
     generate_audio(Session(), None, secs, progress=False)
 
 
@@ -91,6 +91,18 @@ def test_help_is_quick_and_names_the_true_defaults():
 def test_formats_that_cannot_be_written_stop_before_anything_is_loaded():
   with pytest.raises(ValueError, match=r'out\.xyz does not end in one of \.wav'):
     generate_file(['organ'], 'out.xyz', secs=2, bundle='none')
+
+
+def test_what_cannot_be_written_or_continued_stops_before_anything_is_loaded(tmp_path):
+  (tmp_path / 'folder.wav').mkdir()
+  (tmp_path / 'file').write_text('')
+  for output, reason in (('folder.wav', 'is a folder'), ('file/a/b.wav', 'file is a file')):
+    with pytest.raises(ValueError, match=reason):
+      generate_file([], tmp_path / output, secs=2, bundle='none')
+  with pytest.raises(FileNotFoundError, match=r'no audio file nowhere\.wav to go on from'):
+    generate_file([], tmp_path / 'a.wav', secs=2, bundle='none', continue_from='nowhere.wav')
+  with pytest.raises(ValueError, match='secs=inf'):
+    generate_file([], tmp_path / 'a.wav', secs=float('inf'), bundle='none')
 
 
 def test_bad_prompts_stop_before_anything_is_loaded():
