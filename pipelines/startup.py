@@ -12,6 +12,9 @@ from absl import app, flags, logging
 from pipelines import quiet_imports
 
 ROOT = pathlib.Path(__file__).parents[1]
+_WRONG_PATHS = (
+  FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError,
+)  # fmt: skip
 
 
 def begin(assets_dir: str | None = None) -> None:
@@ -40,7 +43,7 @@ def begin(assets_dir: str | None = None) -> None:
 def plain_errors(script: str, *, resumes: bool = True) -> Iterator[None]:
   """Turns what a user can mend, and Ctrl-C, into one message and an exit status.
 
-  Status 1 is a wrong value or a missing file, 130 is Ctrl-C. Anything else is a defect of ours and
+  Status 1 is a wrong value or path, 130 is Ctrl-C. Anything else is a defect of ours and
   keeps its traceback.
 
   Args:
@@ -49,8 +52,10 @@ def plain_errors(script: str, *, resumes: bool = True) -> Iterator[None]:
   """
   try:
     yield
-  except (ValueError, FileNotFoundError) as error:
-    sys.exit(f'{script}: {error}')
+  except (ValueError, *_WRONG_PATHS) as error:
+    # gin adds the function that it was calling, with its address.
+    message = str(error).split('\n  In call to configurable ')[0]
+    sys.exit(f'{script}: {message}')
   except (KeyboardInterrupt, RuntimeError) as error:
     # Beam reports Ctrl-C as an error of the step that it was in.
     if not isinstance(error, KeyboardInterrupt) and 'KeyboardInterrupt' not in str(error):

@@ -1,5 +1,6 @@
 """Root scripts: quick help, and a clear stop where `models` is somebody else's."""
 
+import errno
 import os
 import pathlib
 import subprocess
@@ -53,6 +54,12 @@ def test_what_a_user_can_mend_is_one_line(capsys):
   with pytest.raises(SystemExit, match='^train.py: no such folder$'):
     with startup.plain_errors('train.py'):
       raise FileNotFoundError('no such folder')
+  with pytest.raises(SystemExit, match="^train.py: .*File exists: '/a/file'$"):
+    with startup.plain_errors('train.py'):
+      raise FileExistsError(errno.EEXIST, 'File exists', '/a/file')
+  with pytest.raises(SystemExit) as stopped, startup.plain_errors('train.py'):
+    raise ValueError("seed=x\n  In call to configurable 'train' (<function train at 0x7f2>)")
+  assert stopped.value.code == 'train.py: seed=x'
   with pytest.raises(ZeroDivisionError), startup.plain_errors('train.py'):
     raise ZeroDivisionError('ours')
   with pytest.raises(RuntimeError, match='ours'), startup.plain_errors('train.py'):
