@@ -80,6 +80,9 @@ class PrepareOptions:
       raise ValueError(f'version={self.version!r} is not of the form 1.0.0.')
     if self.num_shards is not None and self.num_shards < 1:
       raise ValueError(f'num_shards={self.num_shards} must be at least 1.')
+    if self.min_held_out < 0:
+      raise ValueError(f'min_held_out={self.min_held_out} must be at least 0.')
+    manifest.check_fractions(self.validation_fraction, self.test_fraction)
     if self.manifest_path is not None and not os.path.isfile(self.manifest_path):
       raise FileNotFoundError(f'{self.manifest_path} is not a file.')
     self.clips.check()

@@ -241,6 +241,16 @@ def groups_of(tracks: Sequence[Track]) -> list[list[Track]]:
   return list(groups.values())
 
 
+def check_fractions(validation_fraction: float, test_fraction: float):
+  """Raises ValueError for shares of held-out tracks that leave nothing to train on."""
+  least, held_out = min(validation_fraction, test_fraction), validation_fraction + test_fraction
+  if not (least >= 0 and held_out < 1):
+    raise ValueError(
+      f'validation_fraction={validation_fraction} and test_fraction={test_fraction} must be at '
+      'least 0 and leave something to train on.'
+    )
+
+
 def assign_splits(
   tracks: Sequence[Track],
   *,
@@ -269,11 +279,7 @@ def assign_splits(
   Raises:
     ValueError: fractions that leave nothing to train on.
   """
-  if not 0 <= validation_fraction + test_fraction < 1:
-    raise ValueError(
-      f'validation_fraction={validation_fraction} and test_fraction={test_fraction} must leave '
-      'something to train on.'
-    )
+  check_fractions(validation_fraction, test_fraction)
   groups = sorted(groups_of(tracks), key=lambda group: _group_hash(group, seed))
   chosen: dict[str, str] = {}
   undecided = []

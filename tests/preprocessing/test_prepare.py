@@ -238,6 +238,9 @@ def test_a_changed_file_is_noticed(prepared, audio_dir, tmp_path):
     ({'audio_dir': None}, 'either audio_dir'),
     ({'audio_dir': '/nowhere/at/all'}, '/nowhere/at/all is not a folder'),
     ({'num_shards': 0}, 'num_shards=0'),
+    ({'min_held_out': -1}, 'min_held_out=-1'),
+    ({'validation_fraction': 0.7, 'test_fraction': 0.3}, 'validation_fraction=0.7'),
+    ({'validation_fraction': -0.1, 'test_fraction': 0.3}, 'validation_fraction=-0.1'),
     ({'clips': corpus.features.ClipOptions(min_clip_secs=0.5)}, 'min_clip_secs=0.5'),
   ],
 )
