@@ -129,6 +129,8 @@ def export_run(
 def held_out_metrics(model_dir: pathlib.Path, step: int | None) -> dict[str, float]:
   """The last held-out metrics that a run logged up to `step`; {} where it logged none."""
   path = model_dir / 'metrics.jsonl'
+  if not path.is_file():  # Such as a run that `export_run` made.
+    return {}
   rows = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines() if line]
   rows = [row for row in rows if row['stream'].startswith('training_eval/')]
   rows = [row for row in rows if step is None or row['step'] <= step]

@@ -6,6 +6,7 @@ from pipelines import export
 
 
 def test_held_out_metrics_are_the_last_up_to_the_step(tmp_path):
+  assert export.held_out_metrics(tmp_path, 200) == {}  # Nothing was logged.
   rows = [
     {'step': 100, 'stream': 'train', 'loss': 9.0},
     {'step': 100, 'stream': 'training_eval/held_out', 'loss': 7.0},
