@@ -34,7 +34,12 @@ class TokenFeed:
       num_epochs: None never ends.
       host: of this process.
       num_hosts: of the run.
+
+    Raises:
+      ValueError: `batch_size` is no number of examples.
     """
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+      raise ValueError(f'batch_size={batch_size!r} is not a whole number above 0.')
     self.task_name, self.split, self.batch_size = task_name, split, batch_size
     self._options = dict(seed=seed, num_epochs=num_epochs, host=host, num_hosts=num_hosts)
 

@@ -89,7 +89,12 @@ def train(
   Raises:
     FloatingPointError: the loss or the gradient became infinite or not a number, oftener in a row
       than is borne; names the step.
+    ValueError: a number of steps or checkpoints is too small.
   """
+  _check_numbers(
+    total_steps=(total_steps, 0), log_period=(log_period, 1), eval_period=(eval_period, 0),
+    checkpoint_period=(checkpoint_period, 1), keep_checkpoints=(keep_checkpoints, 1),
+  )  # fmt: skip
   stop = StopRequest(time_budget_secs)
   agreed = hosts.AgreedStop(stop)
   meter = Meter(
@@ -178,6 +183,13 @@ def train(
   if keep_best is not None and keep_best.keep:
     say(f'{model_dir}: {keep_best.describe(model_dir)}')
   return state
+
+
+def _check_numbers(**values: tuple[int, int]):
+  """Raises ValueError naming the first (value, least) that is smaller, or no whole number."""
+  for name, (value, least) in values.items():
+    if not isinstance(value, int) or value < least:
+      raise ValueError(f'{name}={value!r} is not a whole number of at least {least}.')
 
 
 def _data_position(batches: Prefetcher, feed: Any) -> dict[str, Any]:

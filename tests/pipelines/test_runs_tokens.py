@@ -54,6 +54,12 @@ def _targets(batches):
   return np.concatenate([batch['decoder_target_tokens'] for batch in batches])
 
 
+@pytest.mark.parametrize('batch_size', [0, -2, 'x'])
+def test_a_batch_of_no_examples_is_refused_at_once(data_dir, batch_size):
+  with pytest.raises(ValueError, match=f'batch_size={batch_size!r} is not a whole number'):
+    runs.token_feed(data_dir, batch_size=batch_size)
+
+
 def test_batches_in_order_and_from_any_start(data_dir):
   feed = runs.token_feed(data_dir, batch_size=4, seed=7)
   batches = list(itertools.islice(feed.batches(0), 4))

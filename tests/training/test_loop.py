@@ -231,6 +231,17 @@ def test_the_average_is_in_the_checkpoint_and_goes_on_from_it(tmp_path):
   np.testing.assert_array_equal(*plain)
 
 
+@pytest.mark.parametrize(
+  'name, value',
+  [('total_steps', -5), ('log_period', 0), ('checkpoint_period', 0), ('eval_period', -1),
+   ('keep_checkpoints', 0), ('total_steps', 'x')],
+)  # fmt: skip
+def test_numbers_that_make_no_run_are_refused_before_any_work(tmp_path, name, value):
+  with pytest.raises(ValueError, match=f'{name}={value!r} is not a whole number of at least'):
+    _train(tmp_path / 'run', **{name: value})
+  assert not (tmp_path / 'run').exists()
+
+
 def test_an_error_of_the_feed_reaches_the_caller(tmp_path):
   class Broken(Feed):
     def batch(self, index):
