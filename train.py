@@ -15,8 +15,17 @@ _GIN_FILE = flags.DEFINE_multi_string(
 )
 _SEARCH_PATHS = flags.DEFINE_list('gin_search_paths', [], 'Folders in which gin files are found.')
 _DRY_RUN = flags.DEFINE_bool(
-  'dry_run', False, 'Print the configuration, the parameters and the first example; train nothing.'
-)
+  'dry_run', False, 'Print the configuration, the parameters, the first example and the memory '
+  'needed; train nothing.',
+)  # fmt: skip
+_RUN_MODE = flags.DEFINE_enum(
+  'run_mode', 'train', ['train', 'precompile'], 'precompile compiles the step for the devices that '
+  'are there, prints the seconds and what XLA says of its memory, and trains nothing.',
+)  # fmt: skip
+_PROFILE_STEPS = flags.DEFINE_string(
+  'profile_steps', None, 'FIRST:LAST, such as 10:12: write a trace of these steps to '
+  'MODEL_DIR/profile/, for TensorBoard and XProf.',
+)  # fmt: skip
 # T5X's names.
 _MULTIPROCESS_GPU = flags.DEFINE_bool(
   'multiprocess_gpu', False, 'Train with other processes; what the next three flags leave out is '
@@ -46,7 +55,11 @@ def main(argv: list[str]) -> None:
     if unknown:
       raise gin_config.GinError(f'{unknown[0]!r} is not a flag; see --help.')
     gin_config.parse_gin(_GIN_FILE.value, bindings, _SEARCH_PATHS.value)
-    gin_config.run(dry_run=_DRY_RUN.value)
+    gin_config.run(
+      dry_run=_DRY_RUN.value,
+      precompile=_RUN_MODE.value == 'precompile',
+      profile_steps=_PROFILE_STEPS.value,
+    )
 
 
 if __name__ == '__main__':

@@ -23,6 +23,8 @@ CONFIG_FILE = 'config.gin'
 OPERATIVE_CONFIG_FILE = 'operative_config.gin'
 _FLAG_PREFIX = '--gin.'
 _REQUIRED = 'gin.REQUIRED'
+# What a function that hands its arguments on to `runs.train` takes besides its own.
+_TRAINING_ARGUMENTS = ('dry_run', 'on_start', 'precompile', 'profile_steps')
 
 
 class GinError(ValueError):
@@ -222,30 +224,33 @@ def run(**arguments: Any) -> Any:
   """Calls the function bound to RUN and keeps its configuration in MODEL_DIR.
 
   Args:
-    **arguments: of the function, in place of what is bound. `on_start`, where the function takes
-      it, is called once everything is built; it writes the operative configuration.
+    **arguments: of the function, in place of what is bound; False and None are left out.
+      `on_start`, where the function takes it, is called once everything is built; it writes the
+      operative configuration.
 
   Raises:
-    GinError: no gin file binds RUN.
+    GinError: no gin file binds RUN, or its function does not take an argument.
   """
   function = macro_value(RUN)
   if not callable(function):
     raise GinError('No gin file says what to run. Add one of gin/runs/, such as pretrain.gin.')
   parameters = inspect.signature(inspect.unwrap(function)).parameters
   passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-  takes = {*parameters, *(('dry_run', 'on_start') if passes_on else ())}
+  takes = {*parameters, *(_TRAINING_ARGUMENTS if passes_on else ())}
+  arguments = {name: value for name, value in arguments.items() if value not in (None, False)}
+  for name in set(arguments) - takes - {'dry_run', 'operative_config'}:
+    raise GinError(f'{function.__name__} takes no {name}.')
   from training.hosts import is_first
 
-  if not arguments.get('dry_run'):
-    arguments.pop('dry_run', None)
+  if arguments.get('dry_run'):
+    if 'dry_run' not in takes:
+      print(config())
+      return None
+    arguments['on_start'] = lambda: print(operative_config())
+  elif not arguments.get('precompile'):
     folder = macro_value('MODEL_DIR')
     if folder and 'on_start' in takes and is_first():
       arguments['on_start'] = _config_writer(pathlib.Path(folder))
-  elif 'dry_run' in takes:
-    arguments['on_start'] = lambda: print(operative_config())
-  else:
-    print(config())
-    return None
   if 'operative_config' in takes:
     arguments.setdefault('operative_config', config())
   return function(**arguments)

@@ -18,12 +18,16 @@ from models.depthformer import DepthformerModel
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 from pipelines import initial_params
 from pipelines.checkpoint_sources import checkpoint_identity, write_model_file
+from pipelines.device_peak import run_efficiency
+from pipelines.precompile import StepOptions, compile_step, describe_memory
 from training import hosts, loop
+from training.best import KeepBest
 from training.checkpoints import find_checkpoint
 from training.feed import TokenFeed
 from training.metrics import sum_metrics, summarize
 from training.partitioning import Partitioning, PjitPartitioner
 from training.prefetch import feed_batches
+from training.profiling import ProfileWindow
 from training.state import TrainState, flat_names
 from training.wrappers import averaged_params
 
@@ -44,6 +48,7 @@ def train(
   log_period: int = 50,
   checkpoint_period: int = 1000,
   keep_checkpoints: int = 5,
+  keep_best: KeepBest | None = None,
   eval_period: int = 0,
   evaluators: Sequence['HeldOutLoss'] = (),
   num_microbatches: int = 1,
@@ -52,7 +57,9 @@ def train(
   tensorboard: bool = True,
   finish: Callable[[TrainState, Any, str], None] | None = None,
   partitioner: PjitPartitioner | None = None,
+  profile_steps: str | None = None,
   dry_run: bool = False,
+  precompile: bool = False,
   on_start: Callable[[], Any] | None = None,
 ) -> TrainState | None:
   """Trains `trainable` on `feed`, into `model_dir`; started again it goes on.
@@ -75,6 +82,7 @@ def train(
     log_period: steps between lines of metrics.
     checkpoint_period: steps between checkpoints.
     keep_checkpoints: how many of the newest stay.
+    keep_best: which ones stay besides.
     eval_period: steps between evaluations; 0 for none.
     evaluators: each has a `name`, the stream that it writes.
     num_microbatches: parts of a batch whose gradients are added up.
@@ -84,17 +92,26 @@ def train(
     finish: called with the last state, the trainable and `model_dir` once `total_steps` are made or
       the time is up; of several processes, in the first.
     partitioner: how models and batches are shared by the devices; None shares the batches.
-    dry_run: print the model and the first example, and train nothing.
+    profile_steps: 'FIRST:LAST', steps whose trace is written to MODEL_DIR/profile/.
+    dry_run: print the model, the first example and the memory needed, and train nothing.
+    precompile: compile the step, print what XLA says of its memory, and train nothing.
     on_start: called when everything is built.
   """
+  profile = ProfileWindow.parse(model_dir, profile_steps) if profile_steps else None
   partitioning = (partitioner or PjitPartitioner()).fit(getattr(feed, 'batch_size', None))
   info = parameter_table(trainable, partitioning)
   optimizer, first = make_optimizer(optimizer, trainable), hosts.is_first()
-  if dry_run:
+  step_options = StepOptions(num_microbatches, max_skipped_steps > 0)
+  if dry_run or precompile:
     print(info)
-    print(describe_batch(next(feed_batches(feed, 0))))
+    if dry_run:
+      batch = next(feed_batches(feed, 0))
+      print(describe_batch(batch))
+      print(describe_memory(trainable, optimizer, batch, partitioning, partitioner, step_options))
     if on_start:
       on_start()
+    if precompile:
+      print(compile_step(trainable, feed, optimizer, partitioning, step_options))
     return None
   folder = pathlib.Path(model_dir)
   folder.mkdir(parents=True, exist_ok=True)
@@ -114,6 +131,9 @@ def train(
   for evaluator in evaluators:
     if hasattr(evaluator, 'use'):
       evaluator.use(partitioning)
+  efficiency = run_efficiency(trainable, getattr(feed, 'batch_size', None), partitioning)
+  if first and efficiency.peak:
+    print(f'{folder}: {efficiency}.', flush=True)
   began = time.monotonic()
   state = loop.train(
     trainable,
@@ -125,6 +145,7 @@ def train(
     log_period=log_period,
     checkpoint_period=checkpoint_period,
     keep_checkpoints=keep_checkpoints,
+    keep_best=keep_best,
     eval_period=eval_period,
     evaluators={evaluator.name: evaluator for evaluator in evaluators},
     initial_params=start,
@@ -133,6 +154,8 @@ def train(
     time_budget_secs=time_budget_secs,
     tensorboard=tensorboard,
     partitioning=partitioning,
+    profile=profile,
+    derive=efficiency,
   )
   # Not after a signal: whoever sent it wants the process gone, and will start the run again.
   time_is_up = time_budget_secs is not None and time.monotonic() - began >= time_budget_secs

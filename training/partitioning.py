@@ -397,7 +397,7 @@ class Partitioning:
     return logical_axes.layout(None if self.trivial else self.layout)
 
   def jit(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """`jax.jit`, traced under the layout, so that activations follow the rules."""
+    """`jax.jit`, traced under the layout, so that activations follow the rules; has `lower`."""
     compiled = jax.jit(function, **options)
     if self.trivial:
       return compiled
@@ -407,6 +407,11 @@ class Partitioning:
       with self.active():
         return compiled(*arguments, **named)
 
+    def lower(*arguments: Any, **named: Any) -> jax.stages.Lowered:
+      with self.active():
+        return compiled.lower(*arguments, **named)
+
+    call.lower = lower
     return call
 
   def step_compiler(self, state: TrainState, shared: bool) -> Callable[..., Any]:

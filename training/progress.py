@@ -57,7 +57,8 @@ class Progress:
     self._text = ''
     on_terminal = enabled and self._file.isatty()
     self._lines = enabled and not on_terminal
-    self._began = self._told = time.monotonic()
+    self._told = time.monotonic()
+    self._began: float | None = None  # After the first step, which compiles.
     self._bar = tqdm(
       total=total_steps, initial=step, unit='step', disable=not on_terminal, file=self._file,
       mininterval=_BAR_SECS, maxinterval=_BAR_SECS, dynamic_ncols=True,
@@ -66,6 +67,7 @@ class Progress:
   def update(self):
     """One more step was made."""
     self._step += 1
+    self._began = self._began or time.monotonic()
     self._bar.update()
     if self._lines and time.monotonic() - self._told >= _LINE_SECS:
       self._tell()
@@ -77,10 +79,9 @@ class Progress:
 
   def line(self) -> str:
     """'step 120/1000 (12%), 1.25 steps/s, 11 min 44 s left, loss 5.312, ...'."""
-    secs = max(time.monotonic() - self._began, 1e-9)
-    rate = (self._step - self._first) / secs
     parts = [f'step {self._step:,}/{self._total:,} ({self._step / max(self._total, 1):.0%})']
-    if rate:
+    if self._step > self._first + 1:
+      rate = (self._step - self._first - 1) / max(time.monotonic() - self._began, 1e-9)
       left = duration_text((self._total - self._step) / rate)
       parts += [f'{rate:.3g} steps/s', f'{left} left']
     return ', '.join([*parts, self._text] if self._text else parts)
