@@ -9,6 +9,7 @@ interrupted and goes on when the command is given again.
 
 import dataclasses
 import json
+import math
 import pathlib
 import shlex
 from collections.abc import Iterable
@@ -17,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from models.bundle import Bundle, save_bundle
-from pipelines import gin_config, runs
-from pipelines.checkpoint_sources import Source, load_source
+from pipelines import gin_config, initial_params, runs
+from pipelines.checkpoint_sources import IDENTITY_FIELDS, Source, load_source
 from training.partitioning import Partitioning
 from training.state import TrainState
 from training.wrappers import averaged_params
@@ -72,12 +73,19 @@ def finetune(
 
   Raises:
     FileNotFoundError: no audio in `catalog`, or no such base.
-    ValueError: too few usable tracks to hold some out, or `output_dir` holds another base's run.
+    ValueError: a number is not above 0, too few usable tracks to hold some out, tokens of
+      another codec or style model, or `output_dir` holds another base's run.
   """
+  _check_numbers(
+    total_steps=total_steps, batch_size=batch_size, learning_rate=learning_rate,
+    time_budget_secs=time_budget_secs,
+  )  # fmt: skip
   source = load_source(base)
   output_dir = pathlib.Path(output_dir)
   _read_progress(output_dir, source)
   data_dir = _prepare(pathlib.Path(catalog), output_dir, source.bundle)
+  identity = {field: getattr(source.bundle, field) for field in IDENTITY_FIELDS}
+  initial_params.check_tokens(str(base), identity, runs.token_identity(str(data_dir)))
   model_file = _write_model_file(output_dir, source.bundle)
   settings = {
     'DATA_DIR': str(data_dir),
@@ -96,6 +104,13 @@ def finetune(
   keeper.offer_base()
   gin_config.run(evaluators=[keeper])
   return keeper.result()
+
+
+def _check_numbers(**values: float | None):
+  """Raises ValueError for a number that is given and not above 0: before the catalog is read."""
+  for name, value in values.items():
+    if value is not None and not 0 < value < math.inf:
+      raise ValueError(f'{name}={value} is not a number above 0.')
 
 
 class BestBundle:

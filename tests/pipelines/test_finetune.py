@@ -210,6 +210,28 @@ def test_catalogs_without_audio_end_before_any_work(
   assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.parametrize(
+  'options', [{'total_steps': 0}, {'batch_size': -1}, {'learning_rate': float('nan')},
+              {'time_budget_secs': -60.0}]
+)  # fmt: skip
+def test_numbers_that_make_no_run_end_before_any_work(options, bases, catalog, tmp_path, refusing):
+  ((name, value),) = options.items()
+  with pytest.raises(ValueError, match=f'{name}={value} is not a number above 0'):
+    finetune.finetune(catalog, tmp_path / 'out', base=bases[0], **options)
+  assert not (tmp_path / 'out').exists()
+
+
+def test_a_catalog_of_another_codec_leaves_no_bundle(tuned, tmp_path):
+  bundle = Bundle(
+    DepthformerModel(CONFIG, SPEC), DepthformerModel(CONFIG, SPEC).init(jax.random.key(0)), SPEC,
+    **(IDENTITY | {'codec_hash': 'd' * 64}),
+  )  # fmt: skip
+  base = str(save_bundle(tmp_path / 'base', bundle))
+  with pytest.raises(ValueError, match=f'codec model {"d" * 64}, the data .* {"c" * 64}'):
+    finetune.finetune(tuned.output_dir / 'corpus', tmp_path / 'out', base=base)
+  assert not (tmp_path / 'out').exists()
+
+
 def test_unknown_bases_end_before_any_work(catalog, tmp_path, refusing):
   with pytest.raises(FileNotFoundError, match='huge'):
     finetune.finetune(catalog, tmp_path / 'out', base='huge')
