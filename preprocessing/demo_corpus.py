@@ -8,6 +8,7 @@ Everything is made from (style, seed), so corpora of any size need no licence an
 import argparse
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import re
@@ -110,15 +111,18 @@ def write_corpus(
     The works in order; `path` is relative to `directory`.
 
   Raises:
-    ValueError: for unknown styles, formats or renderers, or where `directory` holds another corpus.
+    ValueError: for numbers that make no music, unknown styles, formats or renderers, or where
+      `directory` holds another corpus.
     FileNotFoundError: where fluidsynth or its soundfont is asked for and not installed.
   """
   styles = SEEN_STYLES if styles is None else tuple(styles)
   formats = tuple(formats)
+  _check_numbers(num_works, secs_per_work, seed)
   _check_choices('format', formats, FORMATS)
   _check_choices('style', styles, STYLES)
   play = _renderer(renderer)
   directory = pathlib.Path(directory)
+  directory.mkdir(parents=True, exist_ok=True)
   recipe = {
     'sound_version': _SOUND_VERSION, 'secs_per_work': float(secs_per_work), 'seed': seed,
     'styles': list(styles), 'renderer': renderer, 'formats': list(formats),
@@ -228,6 +232,15 @@ def _check_choices(what: str, given: Sequence[str], choices: Sequence[str]) -> N
       raise ValueError(f'{what} {name!r} is not one of {", ".join(choices)}.')
 
 
+def _check_numbers(num_works: int, secs_per_work: float, seed: int) -> None:
+  if num_works < 1:
+    raise ValueError(f'num_works={num_works}: a corpus has at least 1.')
+  if not math.isfinite(secs_per_work):  # The composer tells what is too short.
+    raise ValueError(f'secs_per_work={secs_per_work} is no length.')
+  if seed < 0:
+    raise ValueError(f'seed={seed} must be at least 0.')
+
+
 def _renderer(name: str) -> Callable[[scores.Score], np.ndarray]:
   """The function that turns a score into float32 [n, 2]."""
   if name == 'builtin':
@@ -260,7 +273,6 @@ def _read_corpus_file(directory: pathlib.Path, recipe: dict) -> list[Work]:
 
 
 def _write_corpus_file(directory: pathlib.Path, recipe: dict, works: list[Work]) -> None:
-  directory.mkdir(parents=True, exist_ok=True)
   content = {'recipe': recipe, 'works': [dataclasses.asdict(work) for work in works]}
   partial = directory / f'.partial-{CORPUS_FILE}'
   partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + '\n')
@@ -324,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       renderer=args.renderer,
       formats=args.formats,
     )
-  except (ValueError, FileNotFoundError) as error:
+  except (ValueError, OSError) as error:
     parser.error(str(error))
   minutes = sum(work.duration_secs for work in works) / 60
   print(f'{args.output_dir}: {len(works)} works, {minutes:.1f} minutes.')

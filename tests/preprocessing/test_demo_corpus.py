@@ -110,12 +110,24 @@ def test_a_directory_with_another_corpus_is_refused(corpus):
     ({'styles': ('polka',)}, "style 'polka' is not one of ambient"),
     ({'formats': ('aiff',)}, "format 'aiff' is not one of flac, wav, mp3, ogg"),
     ({'formats': ()}, 'no formats given'),
+    ({'num_works': 0}, 'num_works=0'),
+    ({'secs_per_work': 1.5}, 'secs=1.5 is too short'),
+    ({'secs_per_work': float('nan')}, 'secs_per_work=nan is no length'),
+    ({'seed': -1}, 'seed=-1'),
     ({'renderer': 'timidity'}, "'timidity' is not one of 'builtin', 'fluidsynth'"),
   ],
 )
 def test_bad_arguments_are_refused(tmp_path, change, message):
   with pytest.raises(ValueError, match=message):
-    demo_corpus.write_corpus(tmp_path, num_works=1, secs_per_work=2, seed=0, **change)
+    options = {'num_works': 1, 'secs_per_work': 2, 'seed': 0} | change
+    demo_corpus.write_corpus(tmp_path / 'corpus', **options)
+
+
+def test_a_file_is_no_directory_of_a_corpus(tmp_path, capsys):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(SystemExit):
+    demo_corpus.main([f'--output_dir={tmp_path}/file', '--num_works=1'])
+  assert 'error: ' in capsys.readouterr().err
 
 
 def test_plans_of_any_size_have_distinct_captions_ids_and_paths():
