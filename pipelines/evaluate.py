@@ -8,6 +8,7 @@ signals beside their anchors; write. What cannot be measured is named in the rep
 import contextlib
 import dataclasses
 import datetime
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,11 @@ from pipelines.checkpoint_sources import Source, load_sources
 from pipelines.evaluate_audio import Listening, listen
 from pipelines.prepared_data import HeldOutAudio, PreparedData
 
+_LEAST = {
+  'num_examples': 1, 'batch_size': 1, 'max_training_records': 1, 'num_audio_tracks': 0,
+  'num_prompts': 0, 'num_continuations': 0,
+}  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationOptions:
@@ -45,6 +51,9 @@ class EvaluationOptions:
     num_continuations: held-out recordings that each model continues.
     temperature, top_k, guidance_weight: of sampling; None takes the defaults of inference.
     seed: of excerpts, sampling and bootstrap.
+
+  Raises:
+    ValueError: a number is out of range, or a prompt is empty.
   """
 
   num_examples: int = 48
@@ -61,6 +70,20 @@ class EvaluationOptions:
   top_k: int | None = None
   guidance_weight: float | None = None
   seed: int = 0
+
+  def __post_init__(self):
+    for name, least in _LEAST.items():
+      if not getattr(self, name) >= least:
+        raise ValueError(f'{name}={getattr(self, name)} must be at least {least}.')
+    if not 0 < self.num_audio_secs < math.inf:
+      raise ValueError(f'num_audio_secs={self.num_audio_secs} is not a number above 0.')
+    if min(self.codec_depths, default=0) < 1:
+      raise ValueError(f'codec_depths={self.codec_depths}: name at least one, of 1 level or more.')
+    if isinstance(self.prompts, str):
+      raise ValueError(f'prompts={self.prompts!r} is one text; write ({self.prompts!r},).')
+    if not all(text.strip() for text in self.prompts):
+      raise ValueError(f'prompts={self.prompts} has an empty text.')
+    _ = self.sampling  # Raises where an option is out of range.
 
   @property
   def sampling(self) -> SamplingOptions:
@@ -94,6 +117,7 @@ def evaluate(
     title: of the report.
 
   Raises:
+    FileExistsError: `output_dir` is a file.
     FileNotFoundError: a model or the data are not there.
     ValueError: the models do not share the token layout, or their tokens are another codec's.
   """
@@ -101,6 +125,8 @@ def evaluate(
   report = Report(title, datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d %H:%M UTC'))
   report.operative_config = operative_config() if operative_config else ''
   stage = _Stages(report.stage_secs)
+  # A place that cannot be written ends the run here, not after all the work.
+  pathlib.Path(output_dir).mkdir(parents=True, exist_ok=True)
   with stage('load'):
     sources = load_sources(checkpoint_path, names)
     spec, codec, style = _shared_parts(sources)

@@ -186,3 +186,26 @@ def test_adherence_is_held_against_the_described_recordings(result):
   assert table['num_prompts'] == 2
   anchors = [row for row in table['rows'] if row['kind'] == 'anchor']
   assert anchors[0]['own'] == pytest.approx(anchors[1]['other'])
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'batch_size': 0}, 'batch_size=0 must be at least 1'),
+    ({'num_examples': -3}, 'num_examples=-3 must be at least 1'),
+    ({'num_audio_secs': 0.0}, 'num_audio_secs=0.0 is not a number above 0'),
+    ({'codec_depths': (0, 4)}, r'codec_depths=\(0, 4\)'),
+    ({'prompts': 'organ'}, r"write \('organ',\)"),
+    ({'prompts': ('organ', ' ')}, 'has an empty text'),
+    ({'temperature': -1.0}, 'temperature=-1.0'),
+  ],
+)
+def test_options_of_no_use_are_refused_by_name(options, message):
+  with pytest.raises(ValueError, match=message):
+    EvaluationOptions(**options)
+
+
+def test_a_file_for_a_folder_ends_before_anything_is_loaded(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(FileExistsError, match='file'):
+    evaluate('no such model', 'data', str(tmp_path / 'file'))
