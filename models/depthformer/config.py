@@ -61,6 +61,12 @@ class DepthformerConfig(Config):
         f'embed_dim={self.embed_dim} must be even and at least 4: half of the position code is '
         'sine, half cosine.'
       )
+    half = self.temporal_buckets // 2
+    if not 1 <= half < self.temporal_max_distance:
+      raise ValueError(
+        f'temporal_buckets={self.temporal_buckets} and temporal_max_distance='
+        f'{self.temporal_max_distance}: at least 2 buckets, half of them fewer than the distance.'
+      )
     if not 0.0 <= self.dropout_rate < 1.0:
       raise ValueError(f'dropout_rate={self.dropout_rate} is not in [0, 1).')
 

@@ -148,6 +148,10 @@ def test_sizes_out_of_range_are_refused_by_name():
     DepthformerConfig(num_depth_layers=0)
   with pytest.raises(ValueError, match='embed_dim=33 must be even'):
     DepthformerConfig(embed_dim=33)
+  with pytest.raises(ValueError, match='temporal_buckets=1 .* at least 2 buckets'):
+    DepthformerConfig(temporal_buckets=1)
+  with pytest.raises(ValueError, match='temporal_max_distance=64: .* fewer than the distance'):
+    DepthformerConfig(temporal_buckets=128, temporal_max_distance=64)
   with pytest.raises(ValueError, match=r'dropout_rate=1.0 is not in \[0, 1\)'):
     DepthformerConfig(dropout_rate=1.0)
   with pytest.raises(ValueError, match=r"Unknown DepthformerConfig fields \['width'\]"):
