@@ -21,6 +21,8 @@ AUDIO_SUFFIXES = (
 UNSUPPORTED_SUFFIXES = ('.m4a', '.mp4', '.aac', '.wma')
 PRESET_PREFIX = 'preset:'
 _WEIGHTED = re.compile(r'^\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*:(.*)$', re.DOTALL)
+# What somebody may well mean as a weight: 0,7 or 70% or 1e-3 or nan.
+_NEARLY_WEIGHTED = re.compile(r'^\s*([+-]?(?:[\d.,]+(?:e[+-]?\d+)?%?|nan|inf))\s*:', re.IGNORECASE)
 
 AudioReader = Callable[[str], tuple[np.ndarray, int]]
 
@@ -44,11 +46,15 @@ def parse_prompt(text: str) -> Prompt:
   A text that itself begins with a number and a colon is written with a weight: '1:4:4 swing'.
 
   Raises:
-    PromptError: it is empty, its weight is negative, or its audio file does not exist or is of a
+    PromptError: it is empty, its weight is negative or no plain number, or its audio file does not exist or is of a
       format that cannot be decoded.
   """
   match = _WEIGHTED.match(text)
   weight = float(match.group(1)) if match else 1.0
+  if not match and (wrong := _NEARLY_WEIGHTED.match(text)):
+    raise PromptError(
+      f'The prompt {text!r} begins with {wrong.group(1)!r}, which is no weight; write one as 0.7.'
+    )
   content = (match.group(2) if match else text).strip()
   if not content:
     raise PromptError(f'The prompt {text!r} is empty; write a text or the path of an audio file.')

@@ -52,6 +52,10 @@ def test_parse_audio(tmp_path):
   [
     ('', 'empty'),
     ('0.5:', 'empty'),
+    ('0,7:drums', "begins with '0,7', which is no weight; write one as 0.7"),
+    ('70%:drums', "'70%', which is no weight"),
+    ('1e-3:drums', "'1e-3', which is no weight"),
+    ('nan:drums', "'nan', which is no weight"),
     ('-0.5:drums', 'cannot be subtracted'),
     ('0.3:nowhere/loop.wav', 'there is none at nowhere/loop.wav'),
     ('song.m4a', 'convert it to WAV'),
