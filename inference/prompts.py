@@ -46,8 +46,8 @@ def parse_prompt(text: str) -> Prompt:
   A text that itself begins with a number and a colon is written with a weight: '1:4:4 swing'.
 
   Raises:
-    PromptError: it is empty, its weight is negative or no plain number, or its audio file does not exist or is of a
-      format that cannot be decoded.
+    PromptError: it is empty, its weight is negative or no plain number, or its audio file does not
+      exist or is of a format that cannot be decoded.
   """
   match = _WEIGHTED.match(text)
   weight = float(match.group(1)) if match else 1.0
