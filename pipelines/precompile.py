@@ -36,7 +36,7 @@ class CompiledStep:
     outputs: the next state and the metrics.
     aliased: of the outputs what lies where the arguments lay.
     temporary: what is needed in between, the most that was reserved.
-    peak: the most that is needed at once, arguments included; 0 where the platform does not say.
+    peak: the most that is needed at once, arguments included; 0 on CPUs, which do not say.
   """
 
   trace_secs: float
@@ -47,13 +47,21 @@ class CompiledStep:
   temporary: float
   peak: float
 
+  @property
+  def sum(self) -> float:
+    """What arguments, outputs and temporary arrays would need if all were there at once."""
+    return self.arguments + self.outputs - self.aliased + self.temporary
+
   def __str__(self) -> str:
     in_place = f'{self.aliased / max(self.outputs, 1):.0%} of it in place of the old'
+    peak = ('peak', self.peak, '')
+    if not self.peak:
+      peak = ('peak, at most', self.sum, 'the sum; this platform does not tell')
     rows = [
       ('state and batch', self.arguments, ''),
       ('next state, metrics', self.outputs, in_place),
       ('temporary', self.temporary, ''),
-      ('peak', self.peak, '') if self.peak else ('peak', math.nan, 'not told by this platform'),
+      peak,
     ]
     secs = f'traced in {self.trace_secs:.1f} s, compiled in {self.compile_secs:.1f} s'
     return f'The step: {secs}\n{_table("Memory of a device by XLA", rows)}'
@@ -83,6 +91,7 @@ def compile_step(
   lowered = step.lower(like, batch, key)
   traced = time.monotonic()
   memory = lowered.compile().memory_analysis()
+  on_cpu = partitioning.mesh.devices.flat[0].platform == 'cpu'
   return CompiledStep(
     trace_secs=traced - start,
     compile_secs=time.monotonic() - traced,
@@ -90,7 +99,8 @@ def compile_step(
     outputs=float(memory.output_size_in_bytes),
     aliased=float(memory.alias_size_in_bytes),
     temporary=float(memory.temp_size_in_bytes),
-    peak=float(memory.peak_memory_in_bytes),
+    # On CPUs the figure leaves temporary arrays out.
+    peak=0.0 if on_cpu else float(memory.peak_memory_in_bytes),
   )
 
 
@@ -164,7 +174,7 @@ def _bytes_per_device(tree: Any) -> float:
 
 def _table(title: str, rows: list[tuple[str, float, str]]) -> str:
   """Lines of (name, bytes, note), all in GiB or all in MiB."""
-  largest = max(size for _, size, _ in rows if not math.isnan(size))
+  largest = max(size for _, size, _ in rows)
   unit, divisor = ('GiB', 2**30) if largest >= 2**30 else ('MiB', 2**20)
   lines = [f'  {name:<24}{size / divisor:9.3f}  {note}'.rstrip() for name, size, note in rows]
   return '\n'.join([f'{title}, {unit}', *lines])

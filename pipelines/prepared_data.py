@@ -137,6 +137,11 @@ class PreparedData:
       recordings.append(HeldOutAudio(track.track_id, title, track.caption, audio))
     return recordings
 
+  def captions(self, number: int) -> list[str]:
+    """Up to `number` different captions of held-out tracks, different genres first."""
+    known = dict.fromkeys(track.caption for track in self._by_genre(0) if track.caption)
+    return list(known)[:number]
+
   def describe(self) -> list[list[str]]:
     """[[name, value]] for the report."""
     splits = [

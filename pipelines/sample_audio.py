@@ -1,0 +1,193 @@
+"""What a language model sounds like while it is trained: held-out prompts, made into sound."""
+
+import pathlib
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from evaluation import signal_health
+from inference import LiveSession, SamplingOptions
+from models.bundle import Bundle
+from models.depthformer import DepthformerModel
+from pipelines.generate import generate_audio
+from training import hosts
+from training.partitioning import Partitioning
+from training.state import TrainState
+from training.wrappers import averaged_params
+
+FOLDER = 'samples'
+_STEP_FOLDER = re.compile(r'step_(\d+)')
+_SLUG_LENGTH = 40
+
+
+class SampleAudio:
+  """Evaluator: generates a few seconds of each prompt with the parameters of the run.
+
+  Writes MODEL_DIR/samples/step_<step>/<number>_<prompt>.wav, and the same as audio for TensorBoard.
+  The seed is the same every time, so that successive samples can be compared. Of several processes
+  the first one generates, on one of its devices, which for that time holds all parameters.
+  """
+
+  name = 'training_eval/samples'
+
+  def __init__(
+    self,
+    model: DepthformerModel,
+    data_dir: str,
+    model_dir: str,
+    *,
+    period: int = 0,
+    total_steps: int | None = None,
+    prompts: Sequence[str] = (),
+    num_prompts: int = 2,
+    secs: float = 4.0,
+    sampling: SamplingOptions | None = None,
+    seed: int = 0,
+    tensorboard: bool = True,
+    load_models: Callable[[dict[str, str]], tuple[Any, Any]] | None = None,
+  ):
+    """Reads nothing yet.
+
+    Args:
+      model: what the run trains.
+      data_dir: prepare.py's output; its codec and style model are used.
+      model_dir: of the run.
+      period: steps from one time to the next; each falls on the first evaluation from there on.
+        0 for never.
+      total_steps: of the run; there it generates, too.
+      prompts: texts; without any, captions of held-out tracks.
+      num_prompts: how many captions.
+      secs: of each sample.
+      sampling: None for the defaults of live use.
+      seed: of every sample.
+      tensorboard: also write audio for TensorBoard.
+      load_models: of the data's identity (see `runs.token_identity`), the codec and the style
+        model; None loads them by their names.
+
+    Raises:
+      ValueError: `period` is negative, or `secs` is not above 0.
+    """
+    if period < 0 or not secs > 0:
+      raise ValueError(f'{secs} s every {period} steps: SAMPLE_SECS > 0 and SAMPLE_PERIOD >= 0.')
+    self._model, self._data_dir = model, data_dir
+    self._folder = pathlib.Path(model_dir) / FOLDER
+    self._event_dir = pathlib.Path(model_dir) / self.name
+    self._period, self._total_steps = period, total_steps
+    self._prompts, self._num_prompts = tuple(prompts), num_prompts
+    self._secs, self._sampling, self._seed = secs, sampling or SamplingOptions(), seed
+    self._tensorboard = tensorboard
+    self._load_models = load_models or _load_by_name
+    self._identity: dict[str, str] = {}
+    self._codec = self._style = None
+
+  def use(self, partitioning: Partitioning | None = None):
+    """Loads codec, style model and prompts, so that what is missing is told before any step.
+
+    Raises:
+      FileNotFoundError: the data, or the codec or style model that made it, are not there.
+      ValueError: the codec or the style model has changed since.
+    """
+    if self._period and hosts.is_first():
+      from pipelines.runs import token_identity
+
+      self._identity = token_identity(self._data_dir)
+      self._codec, self._style = self._load_models(self._identity)
+      if not self._prompts:
+        self._prompts = tuple(_held_out_captions(self._data_dir, self._model, self._num_prompts))
+      self._session({})  # Refuses models of other tokens.
+
+  def __call__(self, state: TrainState) -> Iterable[tuple[str, float]]:
+    """Figures of the samples, or nothing where none is due."""
+    step = int(state.step)
+    if not self._period or not self._due(step):
+      return
+    params = averaged_params(state)
+    if jax.process_count() > 1:
+      params = hosts.to_host(params)
+    if not hosts.is_first():
+      return
+    if self._codec is None:
+      self.use()
+    start = time.monotonic()
+    params = jax.device_put(params, jax.local_devices()[0])
+    samples = self._generate(params)
+    self._write(step, samples)
+    secs = time.monotonic() - start
+    yield 'seconds_per_second_of_audio', secs / (self._secs * len(samples))
+    rate = self._model.spec.sample_rate
+    for name, figure in (
+      ('rms_db', signal_health.rms_db),
+      ('peak_db', signal_health.peak_db),
+      ('silence_share', lambda audio: signal_health.silence_share(audio, rate)),
+    ):
+      yield name, float(np.mean([figure(audio) for audio in samples.values()]))
+
+  def _due(self, step: int) -> bool:
+    """Whether a period has ended since the samples before; they may be an earlier process's."""
+    if step == self._total_steps:
+      return True
+    found = (_STEP_FOLDER.fullmatch(path.name) for path in self._folder.glob('step_*'))
+    before = max((int(m[1]) for m in found if m and int(m[1]) < step), default=0)
+    return step // self._period > before // self._period
+
+  def _session(self, params: Any) -> LiveSession:
+    bundle = Bundle(self._model, params, self._model.spec, **self._identity)
+    options = self._sampling
+    return LiveSession(
+      bundle, self._codec, self._style, temperature=options.temperature, top_k=options.top_k,
+      guidance_weight=options.guidance_weight, seed=self._seed,
+    )  # fmt: skip
+
+  def _generate(self, params: Any) -> dict[str, np.ndarray]:
+    """File stem -> float32 [samples, channels]."""
+    session = self._session(params)
+    samples = {}
+    for number, prompt in enumerate(self._prompts or (None,)):
+      slug = re.sub(r'[^a-z0-9]+', '-', (prompt or 'no style').lower()).strip('-')[:_SLUG_LENGTH]
+      made = generate_audio(session, [prompt] if prompt else None, self._secs, progress=False)
+      samples[f'{number}_{slug}'] = np.clip(made.audio, -1, 1)
+    return samples
+
+  def _write(self, step: int, samples: dict[str, np.ndarray]):
+    from preprocessing.audio import write_audio
+
+    rate = self._model.spec.sample_rate
+    folder = self._folder / f'step_{step}'
+    partial = folder.with_name(f'.{folder.name}')
+    partial.mkdir(parents=True, exist_ok=True)
+    for stem, audio in samples.items():
+      write_audio(partial / f'{stem}.wav', audio, rate)
+    if folder.exists():  # A restarted run makes these steps again.
+      for path in partial.iterdir():
+        path.replace(folder / path.name)
+      partial.rmdir()
+    else:
+      partial.rename(folder)
+    if self._tensorboard:
+      try:
+        from clu import metric_writers
+      except ImportError as error:
+        logging.warning('No audio for TensorBoard: %s', error)
+        return
+      writer = metric_writers.SummaryWriter(str(self._event_dir))
+      writer.write_audios(step, {s: x[None] for s, x in samples.items()}, sample_rate=rate)
+      writer.close()
+
+
+def _load_by_name(identity: dict[str, str]) -> tuple[Any, Any]:
+  from models.musiccoca import MusicCoCa
+  from models.spectrostream import SpectroStream
+
+  return SpectroStream.load(identity['codec_name']), MusicCoCa.load(identity['style_name'])
+
+
+def _held_out_captions(data_dir: str, model: DepthformerModel, number: int) -> list[str]:
+  """Of held-out tracks, different genres first; none where the data has no captions."""
+  from pipelines.prepared_data import PreparedData
+
+  return PreparedData.open(data_dir, model.spec).captions(number)
