@@ -1,6 +1,7 @@
 """What root scripts do first: flags of gin, quiet libraries, a look at which `models` is found."""
 
 import contextlib
+import errno
 import importlib.util
 import os
 import pathlib
@@ -15,6 +16,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 _WRONG_PATHS = (
   FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError,
 )  # fmt: skip
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def begin(assets_dir: str | None = None) -> None:
@@ -43,8 +45,8 @@ def begin(assets_dir: str | None = None) -> None:
 def plain_errors(script: str, *, resumes: bool = True) -> Iterator[None]:
   """Turns what a user can mend, and Ctrl-C, into one message and an exit status.
 
-  Status 1 is a wrong value or path, 130 is Ctrl-C. Anything else is a defect of ours and
-  keeps its traceback.
+  Status 1 is a wrong value or path or a full disk, 130 is Ctrl-C. Anything else is a defect of
+  ours and keeps its traceback.
 
   Args:
     script: name in the message.
@@ -53,9 +55,13 @@ def plain_errors(script: str, *, resumes: bool = True) -> Iterator[None]:
   try:
     yield
   except (ValueError, *_WRONG_PATHS) as error:
-    # gin adds the function that it was calling, with its address.
-    message = str(error).split('\n  In call to configurable ')[0]
-    sys.exit(f'{script}: {message}')
+    sys.exit(f'{script}: {_without_call(error)}')
+  except OSError as error:
+    from training.disk import DiskError
+
+    if not isinstance(error, DiskError) and error.errno not in _FULL_DISK:
+      raise
+    sys.exit(f'{script}: {_without_call(error)}')
   except (KeyboardInterrupt, RuntimeError) as error:
     # Beam reports Ctrl-C as an error of the step that it was in.
     if not isinstance(error, KeyboardInterrupt) and 'KeyboardInterrupt' not in str(error):
@@ -63,6 +69,11 @@ def plain_errors(script: str, *, resumes: bool = True) -> Iterator[None]:
     again = 'goes on from here' if resumes else 'starts anew'
     print(f'{script}: interrupted; the same command {again}.', file=sys.stderr)
     sys.exit(130)
+
+
+def _without_call(error: BaseException) -> str:
+  """The message; gin adds the function that it was calling, with its address."""
+  return str(error).split('\n  In call to configurable ')[0]
 
 
 def parse_flags(argv: list[str]) -> list[str]:

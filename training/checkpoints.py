@@ -4,10 +4,11 @@ Each holds `state/` (T5X's tree: 'target' = parameters, 'state' = step and optim
 (the position in the data, JSON). A folder gets its final name only when it is complete.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from etils import epath
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from training import disk
 from training.best import KeepBest
 from training.state import TrainState, check_same_shapes, flat_names
 
@@ -52,7 +54,8 @@ class Checkpoints:
   """The checkpoints of one MODEL_DIR.
 
   Writing goes on in the background; `wait` or the next `save` ends it. A file named PINNED inside
-  a checkpoint keeps it for good.
+  a checkpoint keeps it for good. Where a write fails, on a full disk say, this or any later call
+  raises `disk.DiskError`; the checkpoints before it stay whole.
   """
 
   def __init__(
@@ -69,6 +72,8 @@ class Checkpoints:
       raise ValueError(f'keep={keep} must be at least 1: the last checkpoint is always kept.')
     self.directory = pathlib.Path(model_dir).absolute()
     self.directory.mkdir(parents=True, exist_ok=True)
+    disk.say_once()
+    self._unfinished: int | None = None
     self._manager = ocp.CheckpointManager(
       self.directory,
       item_names=('state', 'dataset'),
@@ -95,16 +100,24 @@ class Checkpoints:
       data_position: JSON values that say which batch comes next.
     """
     step = int(state.step)
+    self.wait()
     if step in self._manager.all_steps():
       return
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(_own_copy(_to_tree(state))),
-        dataset=ocp.args.JsonSave(data_position),
-      ),
-      force=True,
-    )
+    tree = _own_copy(_to_tree(state))
+    self._unfinished = step
+    with self._told(step):
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(tree), dataset=ocp.args.JsonSave(data_position)
+        ),
+        force=True,
+      )
+
+  def check(self):
+    """Ends a save that has come to its end, so that a failure shows before the next one."""
+    if self._unfinished is not None and not self._manager.is_saving_in_progress():
+      self.wait()
 
   def restore(
     self, like: TrainState, step: int | None = None
@@ -141,18 +154,44 @@ class Checkpoints:
 
   def wait(self):
     """Returns when everything is on disk."""
-    self._manager.wait_until_finished()
+    step, self._unfinished = self._unfinished, None
+    with self._told(step):
+      self._manager.wait_until_finished()
 
   def close(self):
     """Waits and lets go of the folder."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    try:
+      self.wait()
+    finally:
+      self._manager.close()
 
   def __enter__(self) -> 'Checkpoints':
     return self
 
-  def __exit__(self, *unused: Any):
-    self.close()
+  def __exit__(self, unused_type: Any, error: BaseException | None, unused_traceback: Any):
+    try:
+      self.close()
+    except disk.DiskError as own:
+      if error is None:
+        raise
+      if error is not own:
+        error.add_note(str(own))
+
+  @contextlib.contextmanager
+  def _told(self, step: int | None) -> Iterator[None]:
+    """Turns errors of the disk, in whatever thread they happened, into one clear one."""
+    try:
+      yield
+    except Exception as error:
+      number = disk.error_number(error)
+      if step is None or number is None:
+        raise
+      try:
+        whole = find_checkpoint(self.directory).name
+        kept = f'{whole} is whole, and the run goes on from it when started again.'
+      except FileNotFoundError:
+        kept = 'No checkpoint was written before it.'
+      raise disk.disk_error(f'{PREFIX}_{step}', self.directory, number, kept) from error
 
 
 def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:

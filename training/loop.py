@@ -90,6 +90,7 @@ def train(
     FloatingPointError: the loss or the gradient became infinite or not a number, oftener in a row
       than is borne; names the step.
     ValueError: a number of steps or checkpoints is too small.
+    DiskError: a file could not be written; the newest checkpoint is whole.
   """
   _check_numbers(
     total_steps=(total_steps, 0), log_period=(log_period, 1), eval_period=(eval_period, 0),
@@ -155,6 +156,7 @@ def train(
         state, metrics = train_step(state, batch, step_rng)
       step += 1
       meter.add(step, metrics, batch)
+      checkpoints.check()
       bar.update()
 
       if step % log_period == 0:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from training import disk
+
 FILE_NAME = 'metrics.jsonl'
 NUM_STEPS = 'num_steps'
 
@@ -101,8 +103,12 @@ class Writers:
   def write(self, step: int, values: Mapping[str, float], stream: str = 'train'):
     """Appends one line, and one event per value."""
     line = {'step': step, 'stream': stream, **values}
-    with open(self._dir / FILE_NAME, 'a', encoding='utf-8') as file:
-      file.write(json.dumps(line) + '\n')
+    try:
+      with open(self._dir / FILE_NAME, 'a', encoding='utf-8') as file:
+        file.write(json.dumps(line) + '\n')
+    except OSError as error:
+      way_out = 'Started again, the run goes on from its newest checkpoint.'
+      raise disk.disk_error(FILE_NAME, self._dir, error.errno, way_out) from error
     writer = self._event_writer(stream)
     if writer is not None:
       writer.write_scalars(step, {name: float(value) for name, value in values.items()})

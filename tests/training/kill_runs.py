@@ -8,8 +8,6 @@ one so that imports are paid for once. On the standard output stands the process
 import json
 import os
 import pathlib
-import resource
-import signal
 import sys
 import time
 
@@ -22,7 +20,6 @@ import numpy as np  # noqa: E402
 
 from models.depthformer import DepthformerConfig, DepthformerModel  # noqa: E402
 from models.spec import LiveMusicSpec  # noqa: E402
-from pipelines import startup  # noqa: E402
 from preprocessing import records  # noqa: E402
 from preprocessing.features import ClipTokens  # noqa: E402
 from tasks import registry  # noqa: E402
@@ -110,23 +107,14 @@ def train(
 
 
 def child(job: dict):
-  """Runs a job as a root script would, and never returns."""
-  if job.pop('full_disk', False):
-    # No file may grow beyond this: a write fails as on a full disk, and the signal is not fatal.
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (job.pop('limit'),) * 2)
+  """Runs a job and ends the process."""
+  status = 1
   try:
-    with startup.plain_errors('train.py'):
-      train(**job)
+    train(**job)
     status = 0
-  except SystemExit as error:
-    print(error.code, file=sys.stderr)
-    status = 1
   except BaseException:
     sys.excepthook(*sys.exc_info())
-    status = 1
   sys.stdout.flush()
-  sys.stderr.flush()
   os._exit(status)
 
 
