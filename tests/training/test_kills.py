@@ -46,11 +46,11 @@ class Runs:
     assert line, self.errors()
     self.pid = json.loads(line)['pid']
 
-  def wait_for_batch(self, index):
-    """Returns once this batch has been made."""
+  def wait_for(self, said):
+    """Returns once the run has said something that begins so."""
     for line in self._process.stdout:
-      assert 'status' not in line, f'{line}: it ended before batch {index}. {self.errors()}'
-      if line.startswith('batch ') and int(line.split()[1]) >= index:
+      assert 'status' not in line, f'{line}: it ended before {said!r}. {self.errors()}'
+      if line.startswith(said):
         return
 
   def end(self):
@@ -82,15 +82,16 @@ def _kill(runs, moment, model_dir, rng):
   """SIGKILL at one of three kinds of moments; says which."""
   step = max(_steps(model_dir), default=0)
   if moment == 'starting':
-    delay = rng.uniform(0, 2)
-    time.sleep(delay)
-    where = f'{delay:.2f} s after its start'
+    delay, restored = rng.uniform(0, 0.3), rng.random() < 0.5
+    if restored:
+      runs.wait_for(f'{model_dir}: from ')
+    where = f'{1000 * delay:.0f} ms after {"restoring" if restored else "its start"}'
   else:
-    batch = step + rng.randint(4, 10)  # Up to three batches are made ahead of a step.
-    runs.wait_for_batch(batch)
-    delay = rng.uniform(0, 0.01)
-    time.sleep(delay)
+    # Up to three batches are made ahead of a step.
+    delay, batch = rng.uniform(0, 0.01), step + rng.randint(4, 16)
+    runs.wait_for(f'batch {batch}\n')
     where = f'{1000 * delay:.1f} ms after batch {batch} was made'
+  time.sleep(delay)
   deadline = time.monotonic() + LIMIT_SECS
   while moment == 'saving':
     assert time.monotonic() < deadline
@@ -138,7 +139,7 @@ def _killed_and_whole(folder, moments, *, fresh, language_model, pause_secs=0.00
     pause_secs: what a batch takes at least.
   """
   rng = random.Random(0)
-  steps = 16 * len(moments)
+  steps = 20 * len(moments)
   job = {'total_steps': steps, 'language_model': language_model, 'pause_secs': pause_secs}
   runs = Runs(folder)
   runs.begin(model_dir=str(folder / 'whole'), **job)
