@@ -1,7 +1,8 @@
 """Accelerators and the names of their slices: 'v6e-256', 'v5p-128', 'v5p:4x4x4', 'h100-64'.
 
 Figures are the makers' (cloud.google.com/tpu/docs, NVIDIA's datasheets, read 2026-11-22), except
-for the memory of TPUs: that is what libtpu 0.0.42's compiler lets a program use.
+for the memory of TPUs, which is what libtpu 0.0.42's compiler lets a program use, and for the
+rates of links and network of v4, which are second-hand.
 """
 
 import dataclasses
