@@ -106,7 +106,8 @@ def train(
     print(info)
     if dry_run:
       batch = next(feed_batches(feed, 0))
-      print(describe_batch(batch))
+      spec = trainable.spec if isinstance(trainable, DepthformerModel) else MAGENTA_RT_V1
+      print(describe_batch(batch, spec))
       print(describe_memory(trainable, optimizer, batch, partitioning, partitioner, step_options))
     if on_start:
       on_start()
