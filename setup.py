@@ -58,15 +58,15 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11,<3.14',
-  packages=[*PACKAGES, 'woodshed_gin'],
+  packages=[*PACKAGES, 'woodshed_files.gin'],
   # The folder is called gin/ in the checkout; installed under that name it would hide the library.
-  package_dir={'woodshed_gin': 'gin'},
+  package_dir={'woodshed_files.gin': 'gin'},
   package_data={
     'evaluation': ['templates/*'],
     'models.depthformer': ['bundled/*/*'],
     'models.musiccoca': ['bundled/*'],
     'models.spectrostream': ['bundled/*'],
-    'woodshed_gin': ['*/*.gin'],
+    'woodshed_files.gin': ['*/*.gin'],
   },
   py_modules=['prepare', 'train', 'finetune', 'eval', 'generate', 'plan'],
   install_requires=REQUIREMENTS,

@@ -18,6 +18,8 @@ import gin
 from gin import config as gin_internals
 
 ROOT = pathlib.Path(__file__).parents[1]
+# The folder that holds gin/: the checkout, or what setup.py installs it into.
+GIN_HOME = ROOT if (ROOT / 'gin' / 'models').is_dir() else ROOT / 'woodshed_files'
 RUN = 'RUN'
 CONFIG_FILE = 'config.gin'
 OPERATIVE_CONFIG_FILE = 'operative_config.gin'
@@ -64,7 +66,7 @@ def parse_gin(
       and not used, or required and not given.
   """
   gin.clear_config()
-  folders = [*map(pathlib.Path, search_paths), pathlib.Path(), ROOT]
+  folders = [*map(pathlib.Path, search_paths), pathlib.Path(), GIN_HOME]
   for folder in folders:
     gin.add_config_file_search_path(folder)
   paths = [_find_file(name, folders) for name in files]
@@ -85,7 +87,9 @@ def _find_file(name: str, folders: Iterable[pathlib.Path]) -> pathlib.Path:
   for folder in folders:
     if (folder / name).is_file():
       return folder / name
-  known = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'gin').rglob('*.gin'))
+  known = sorted(
+    path.relative_to(GIN_HOME).as_posix() for path in (GIN_HOME / 'gin').rglob('*.gin')
+  )
   raise GinError(f'There is no gin file {name!r}.{_nearest(name, known)} Known: {", ".join(known)}')
 
 

@@ -102,6 +102,8 @@ def read_run(
   files = [_RUN_FILE, *gin_files]
   unused = [f'{name} = None' for name in _UNUSED]
   given = [] if batch_size is None else [f'BATCH_SIZE = {batch_size}']
+  if steps is not None and steps < 1:
+    raise ValueError(f'--steps={steps} must be at least 1.')
   given += [] if steps is None else [f'TRAIN_STEPS = {steps}']
   gin_config.parse_gin(files, [*unused, *bindings, *given], search_paths)
   model = gin_config.macro_value('MODEL')

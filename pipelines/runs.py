@@ -98,6 +98,11 @@ def train(
     on_start: called when everything is built.
   """
   profile = ProfileWindow.parse(model_dir, profile_steps) if profile_steps else None
+  loop.check_numbers(
+    total_steps=(total_steps, 0), log_period=(log_period, 1), eval_period=(eval_period, 0),
+    checkpoint_period=(checkpoint_period, 1), num_microbatches=(num_microbatches, 1),
+    max_skipped_steps=(max_skipped_steps, 0),
+  )  # fmt: skip
   partitioning = (partitioner or PjitPartitioner()).fit(getattr(feed, 'batch_size', None))
   info = parameter_table(trainable, partitioning)
   optimizer, first = make_optimizer(optimizer, trainable), hosts.is_first()

@@ -92,7 +92,7 @@ def train(
     ValueError: a number of steps or checkpoints is too small.
     DiskError: a file could not be written; the newest checkpoint is whole.
   """
-  _check_numbers(
+  check_numbers(
     total_steps=(total_steps, 0), log_period=(log_period, 1), eval_period=(eval_period, 0),
     checkpoint_period=(checkpoint_period, 1), keep_checkpoints=(keep_checkpoints, 1),
   )  # fmt: skip
@@ -187,7 +187,7 @@ def train(
   return state
 
 
-def _check_numbers(**values: tuple[int, int]):
+def check_numbers(**values: tuple[int, int]):
   """Raises ValueError naming the first (value, least) that is smaller, or no whole number."""
   for name, (value, least) in values.items():
     if not isinstance(value, int) or value < least:

@@ -86,6 +86,8 @@ class PjitPartitioner:
         f'num_partitions={self.num_partitions} and model_parallel_submesh='
         f'{self.model_parallel_submesh} exclude each other: set one of them to None.'
       )
+    if self.num_partitions is not None and self.num_partitions < 1:
+      raise ValueError(f'num_partitions={self.num_partitions} must be at least 1.')
 
   @property
   def model_size(self) -> int:

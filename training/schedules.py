@@ -48,7 +48,7 @@ def factor_schedule(
     A function from the number of steps made to the rate, float32.
 
   Raises:
-    ValueError: a factor is unknown.
+    ValueError: a factor is unknown, or the warmup below 0.
   """
 
   def linear_decay(s: Any) -> Any:
@@ -60,6 +60,8 @@ def factor_schedule(
     cycles = jnp.maximum(0.0, (s - warmup_steps) / steps_per_cycle)
     return 0.5 * (1.0 + jnp.cos(jnp.pi * (cycles % 1.0)))
 
+  if warmup_steps < 0:
+    raise ValueError(f'warmup_steps={warmup_steps} is below 0; 0 is no warmup.')
   warmup = max(warmup_steps, 1)  # No warmup at all must not divide by zero.
   known: dict[str, Schedule] = {
     'constant': lambda s: base_learning_rate,

@@ -306,3 +306,8 @@ def test_two_processes_are_one_run(tmp_path):
     assert len(own_losses) == (6 if name != 'two_then_one' else total)
     assert own_examples == examples[: len(own_examples)], name
     np.testing.assert_allclose(own_losses, losses[: len(own_losses)], rtol=1e-5, err_msg=name)
+
+
+def test_no_partition_is_refused():
+  with pytest.raises(ValueError, match='num_partitions=0 must be at least 1'):
+    PjitPartitioner(num_partitions=0)
