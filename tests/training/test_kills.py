@@ -17,6 +17,7 @@ from training import checkpoints, metrics
 
 SCRIPT = pathlib.Path(__file__).parent / 'kill_runs.py'
 LIMIT_SECS = 300
+GRACE_SECS = 25  # Preempted TPU and cloud machines leave 30 s.
 
 
 class Runs:
@@ -112,6 +113,22 @@ def _kill(runs, moment, model_dir, rng):
   return f'from step {step}, {where}; left behind: {left or "nothing half-written"}'
 
 
+def _stop(runs, model_dir, batch):
+  """SIGTERM after this batch, inside a save; says how long the run took to end."""
+  runs.wait_for(f'batch {batch}\n')
+  while not _unfinished(model_dir):
+    time.sleep(0.001)
+  began = time.monotonic()
+  os.kill(runs.pid, signal.SIGTERM)
+  status, said = runs.end()
+  secs = time.monotonic() - began
+  step = max(_steps(model_dir))
+  assert status == 0 and not _unfinished(model_dir)
+  assert f'SIGTERM was received; {step} steps are saved in checkpoint_{step}.' in said
+  assert secs < GRACE_SECS
+  return f'SIGTERM inside a save: step {step} saved and exit status 0 after {secs:.1f} s'
+
+
 def _final(model_dir):
   """Everything that a run leaves, as bytes and numbers: arrays, data position, metrics."""
   newest = checkpoints.find_checkpoint(model_dir)
@@ -129,7 +146,7 @@ def _final(model_dir):
 
 
 def _killed_and_whole(folder, moments, *, fresh, language_model, pause_secs=0.003):
-  """A run killed once at each of `moments`, and one that never was, must agree in every bit.
+  """A run killed once at each of `moments`, then stopped, and one left alone agree in every bit.
 
   Args:
     folder: for everything.
@@ -139,7 +156,7 @@ def _killed_and_whole(folder, moments, *, fresh, language_model, pause_secs=0.00
     pause_secs: what a batch takes at least.
   """
   rng = random.Random(0)
-  steps = 20 * len(moments)
+  steps = 20 * len(moments) + 20
   job = {'total_steps': steps, 'language_model': language_model, 'pause_secs': pause_secs}
   runs = Runs(folder)
   runs.begin(model_dir=str(folder / 'whole'), **job)
@@ -150,6 +167,8 @@ def _killed_and_whole(folder, moments, *, fresh, language_model, pause_secs=0.00
       runs = Runs(folder)
     runs.begin(model_dir=str(folder / 'killed'), **job)
     print(f'kill {number}: {_kill(runs, moment, folder / "killed", rng)}', flush=True)
+  runs.begin(model_dir=str(folder / 'killed'), **job)
+  print(_stop(runs, folder / 'killed', max(_steps(folder / 'killed')) + 5))
   runs.begin(model_dir=str(folder / 'killed'), **job)
   status, said = runs.end()
   runs.__exit__()
