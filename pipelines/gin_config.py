@@ -79,7 +79,9 @@ def parse_gin(
     raise GinError(_explain(error)) from error
   except tokenize.TokenError as error:
     raise GinError(f'A value is not closed: {", ".join(bindings) or files}: {error}') from error
-  texts = [pathlib.Path(path).read_text(encoding='utf-8') for path in _all_files(parsed)]
+  # Included files bear the names that they were included by.
+  read = [_find_file(name, folders) for name in _all_files(parsed)]
+  texts = [path.read_text(encoding='utf-8') for path in read]
   _check_macros([*texts, *bindings])
 
 

@@ -182,3 +182,10 @@ def test_codec_and_style_model_files_are_the_bundled_sizes():
   style = ['gin/models/musiccoca_tiny.gin', 'gin/runs/train_style.gin']
   gin_config.parse_gin(style, REQUIRED)
   assert gin_config.macro_value('MODEL') == MusicCoCaConfig.tiny()
+
+
+def test_included_files_are_found_from_any_working_directory(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  bindings = ['DATA_DIR = "a"', 'MODEL_DIR = "b"']
+  gin_config.parse_gin(['gin/models/tiny.gin', 'gin/runs/pretrain_demo.gin'], bindings)
+  assert gin_config.macro_value('BATCH_SIZE') == 4
