@@ -46,6 +46,9 @@ def main(argv: list[str]) -> None:
     if others:
       from pipelines import plan_launch
 
+      # What the workers will parse: better refused here than on each of them.
+      gin_config.parse_gin(_GIN_FILE.value, bindings, _SEARCH_PATHS.value)
+
       print(plan_launch.commands(
         _TOPOLOGY.value, _NUM_SLICES.value, _GIN_FILE.value, bindings, _NAME.value, _ZONE.value
       ))  # fmt: skip
