@@ -182,7 +182,7 @@ def train(
   writers.close()
   end = 'finished' if step >= total_steps else f'stopped because {agreed.reason}'
   say(f'{model_dir}: {end}; {step} steps are saved in checkpoint_{step}.')
-  if keep_best is not None and keep_best.keep:
+  if keep_best is not None and keep_best.keep and eval_period:
     say(f'{model_dir}: {keep_best.describe(model_dir)}')
   return state
 

@@ -142,6 +142,13 @@ def test_nothing_to_run_is_said():
     gin_config.run()
 
 
+def test_what_a_run_does_not_take_is_said():
+  bindings = ['CHECKPOINT_PATH = "a"', 'DATA_DIR = "b"', 'INFER_OUTPUT_DIR = "c"']
+  gin_config.parse_gin(['gin/runs/infer.gin'], bindings)
+  with pytest.raises(gin_config.GinError, match='infer takes no profile_steps'):
+    gin_config.run(profile_steps='1:2', precompile=False)
+
+
 def test_help_imports_nothing_heavy():
   code = (
     'import sys, runpy; sys.argv = ["train.py", "--help"]\n'

@@ -121,6 +121,14 @@ def test_training_writes_levels_and_tokens_per_second(language_model_run):
       tokens * line['timing/steps_per_second'], rel=1e-6
     )
     assert 0 <= line['accuracy'] <= 1 and 0 <= line['accuracy/level_03'] <= 1
+    assert 0 < line['timing/mfu'] < 1
+    assert line['timing/target_tokens_per_second_per_chip'] == pytest.approx(
+      line['timing/target_tokens_per_second'], rel=1e-6
+    )
+    shares = {name: x for name, x in line.items() if name.startswith('goodput/')}
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert {'goodput/step', 'goodput/data_wait', 'goodput/compilation'} < set(shares)
+  assert 'goodput/evaluate' in train[1]
 
 
 def test_events_hold_what_the_lines_hold(language_model_run):
