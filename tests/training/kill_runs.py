@@ -2,7 +2,7 @@
 
 Every line of the standard input is a job in JSON, made by a process of its own, forked from this
 one so that imports are paid for once. On the standard output stands the process id of each, then
-`batch <index>` for every batch made, and at the end its exit status.
+`batch <index>` for every batch made, and its exit status on a line of its own.
 """
 
 import json
@@ -81,7 +81,7 @@ class Watched:
   def batches(self, start):
     for index, batch in enumerate(self._feed.batches(start), start):
       time.sleep(self._pause_secs)
-      print(f'batch {index}', flush=True)
+      os.write(1, f'batch {index}\n'.encode())  # In one piece, whenever the process is killed.
       yield batch
 
 
@@ -125,4 +125,4 @@ if __name__ == '__main__':
       child(json.loads(line))
     print(json.dumps({'pid': process}), flush=True)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    print(json.dumps({'status': status}), flush=True)
+    print('\n' + json.dumps({'status': status}), flush=True)
