@@ -110,8 +110,9 @@ def train_style(
   recipe, finishing = recipe or StyleRecipe(), finish or FinishRecipe()
   spec = spec or LiveMusicSpec()
   tracks = style_tracks(data_dir)
+  trains = not (dry_run or run_options.get('precompile'))
   vocabulary = _vocabulary(
-    model_dir, initial_checkpoint_path, tracks, config, seed, write=not dry_run and hosts.is_first()
+    model_dir, initial_checkpoint_path, tracks, config, seed, write=trains and hosts.is_first()
   )
   # SentencePiece may give fewer pieces than asked for.
   config = dataclasses.replace(config, vocab_size=len(vocabulary))
