@@ -60,6 +60,39 @@ def example_dataset(
   return examples.map(convert)
 
 
+def batched_examples(
+  task_name: str,
+  split: str,
+  batch_size: int,
+  seed: int,
+  start_step: int = 0,
+  *,
+  host: int = 0,
+  num_hosts: int = 1,
+  num_epochs: int | None = None,
+  drop_remainder: bool = False,
+) -> tf.data.Dataset:
+  """`example_dataset` in batches of batch_size / num_hosts, from step `start_step` on.
+
+  The last batch of a finite stream is shorter, or left out with `drop_remainder`.
+
+  Raises:
+    ValueError: the sizes do not divide.
+  """
+  if batch_size < 1 or batch_size % num_hosts:
+    raise ValueError(f'batch_size={batch_size} is not a positive multiple of {num_hosts} hosts.')
+  examples = example_dataset(
+    task_name,
+    split,
+    seed=seed,
+    start_example=start_step * batch_size,
+    host=host,
+    num_hosts=num_hosts,
+    num_epochs=num_epochs,
+  )
+  return examples.batch(batch_size // num_hosts, drop_remainder=drop_remainder).prefetch(2)
+
+
 def token_batches(
   task_name: str,
   split: str,
@@ -94,21 +127,13 @@ def token_batches(
   Raises:
     ValueError: the sizes do not divide.
   """
-  if batch_size < 1 or batch_size % num_hosts:
-    raise ValueError(f'batch_size={batch_size} is not a positive multiple of {num_hosts} hosts.')
-  examples = example_dataset(
-    task_name,
-    split,
-    seed=seed,
-    start_example=start_step * batch_size,
-    host=host,
-    num_hosts=num_hosts,
-    num_epochs=num_epochs,
-  )
-  local_size = batch_size // num_hosts
+  batches = batched_examples(
+    task_name, split, batch_size, seed, start_step,
+    host=host, num_hosts=num_hosts, num_epochs=num_epochs,
+  )  # fmt: skip
   pad_id = registry.task_info(task_name).spec.pad_id
-  for batch in examples.batch(local_size).prefetch(2).as_numpy_iterator():
-    yield _fill(batch, local_size, pad_id)
+  for batch in batches.as_numpy_iterator():
+    yield _fill(batch, batch_size // num_hosts, pad_id)
 
 
 def _fill(batch: dict[str, np.ndarray], size: int, pad_id: int) -> dict[str, np.ndarray]:

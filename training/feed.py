@@ -83,17 +83,9 @@ def token_dataset(
   """
   from tasks import stream
 
-  if batch_size < 1 or batch_size % num_hosts:
-    raise ValueError(f'batch_size={batch_size} is not a positive multiple of {num_hosts} hosts.')
-  examples = stream.example_dataset(
-    task_name,
-    split,
-    seed=seed,
-    start_example=start_step * batch_size,
-    host=host,
-    num_hosts=num_hosts,
-    num_epochs=num_epochs,
-  )
+  batches = stream.batched_examples(
+    task_name, split, batch_size, seed, start_step,
+    host=host, num_hosts=num_hosts, num_epochs=num_epochs, drop_remainder=True,
+  )  # fmt: skip
   names = ('encoder_input_tokens', 'decoder_target_tokens')
-  examples = examples.map(lambda example: {name: example[name] for name in names})
-  return examples.batch(batch_size // num_hosts, drop_remainder=True).prefetch(2)
+  return batches.map(lambda batch: {name: batch[name] for name in names})
