@@ -2,8 +2,11 @@
 
 Each clip strings together short events with their own level, place between the channels and
 envelope. Everything is a function of (seed, clip).
+
+    python -m preprocessing.timbres --output_dir=music/timbres --num_clips=24
 """
 
+import argparse
 import pathlib
 from collections.abc import Callable
 
@@ -141,3 +144,21 @@ def _resonate(x: np.ndarray, frequency: float, bandwidth: float, sample_rate: in
   radius = np.exp(-np.pi * bandwidth / sample_rate)
   angle = 2 * np.pi * frequency / sample_rate
   return scipy.signal.lfilter([1 - radius], [1, -2 * radius * np.cos(angle), radius**2], x)
+
+
+def main(argv: list[str] | None = None):
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--output_dir', type=pathlib.Path, required=True)
+  parser.add_argument('--num_clips', type=int, default=24)
+  parser.add_argument('--secs_per_clip', type=float, default=20.0)
+  parser.add_argument('--seed', type=int, default=0)
+  args = parser.parse_args(argv)
+  if args.num_clips < 1 or not 1.0 <= args.secs_per_clip <= 3600.0 or args.seed < 0:
+    parser.error('--num_clips is at least 1, --secs_per_clip 1 to 3600, --seed at least 0.')
+  write_timbres(
+    args.output_dir, num_clips=args.num_clips, secs_per_clip=args.secs_per_clip, seed=args.seed
+  )
+
+
+if __name__ == '__main__':
+  main()
