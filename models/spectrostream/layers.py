@@ -30,7 +30,9 @@ def unit_kernel(stride: Stride) -> tuple[int, int]:
   return max(3, 2 * stride[0]), max(3, 2 * stride[1])
 
 
-def conv(layer: Params, x: jax.Array, stride: Stride = (1, 1)) -> jax.Array:
+def conv(
+  layer: Params, x: jax.Array, stride: Stride = (1, 1), past: jax.Array | None = None
+) -> jax.Array:
   """A convolution, causal in time but for what its stride needs, centred in frequency.
 
   Padding for kernel k and stride s: time max(k - s, 0) on the left and the rest of k - 1 on the
@@ -40,6 +42,7 @@ def conv(layer: Params, x: jax.Array, stride: Stride = (1, 1)) -> jax.Array:
     layer: {'conv': {'kernel': [kt, kf, in, out], 'bias': [out]}}.
     x: [B, T, F, in].
     stride: (time, frequency); where it is not 1, the kernel must be twice the stride.
+    past: [B, kt - stride, F, in], the time steps before `x`; None stands for zeros.
 
   Returns:
     [B, ceil(T / stride), ceil(F / stride), out].
@@ -54,11 +57,14 @@ def conv(layer: Params, x: jax.Array, stride: Stride = (1, 1)) -> jax.Array:
     # Whole windows for ceil(size / s) outputs; for s > 1 whole blocks of s.
     needed = (-(-size // s) - 1) * s + k
     padding.append((left, needed - size - left))
+  if past is not None:
+    x, padding[0] = jnp.concatenate([past, x], axis=1), (0, padding[0][1])
   if stride != (1, 1):
     # With k = 2 s every output sees two whole blocks of s inputs: fold blocks into channels.
     return _correlate(_fold(_pad(x, padding), stride), _fold_kernel(kernel, stride)) + bias
   if kernel.shape[0] * kernel.shape[3] <= _VECTOR:
-    return _narrow_conv(kernel, _pad(x, [(0, 0), padding[1]])) + bias
+    y = _narrow_conv(kernel, _pad(x, [(0, 0), padding[1]])) + bias
+    return y if past is None else y[:, past.shape[1] :]
   group = _bins_per_group(x.shape[2], kernel)
   if group == 1:
     return _correlate(_pad(x, padding), kernel) + bias
@@ -70,7 +76,9 @@ def conv(layer: Params, x: jax.Array, stride: Stride = (1, 1)) -> jax.Array:
   return jnp.reshape(y, [*y.shape[:2], y.shape[2] * group, len(bias)]) + bias
 
 
-def conv_transposed(layer: Params, x: jax.Array, stride: Stride) -> jax.Array:
+def conv_transposed(
+  layer: Params, x: jax.Array, stride: Stride, past: jax.Array | None = None
+) -> jax.Array:
   """A transposed convolution: zeros between inputs, then an unflipped correlation.
 
   Padding of the zero-stuffed input: time (k - 1, s - 1); frequency k + s - 2 in all, the larger
@@ -80,6 +88,7 @@ def conv_transposed(layer: Params, x: jax.Array, stride: Stride) -> jax.Array:
     layer: {'conv': {'kernel': [kt, kf, in, out], 'bias': [out]}}.
     x: [B, T, F, in].
     stride: (time, frequency); where it is not 1, the kernel must be twice the stride.
+    past: [B, ceil(kt / stride) - 1, F, in], the time steps before `x`; None stands for zeros.
 
   Returns:
     [B, T * stride, F * stride, out].
@@ -89,6 +98,8 @@ def conv_transposed(layer: Params, x: jax.Array, stride: Stride) -> jax.Array:
   width = kernel.shape[3]
   # Time keeps the blocks before the end, frequency one more, of which the ends are cut off below.
   padding = [(kernel.shape[0] // stride[0] - 1, 0), (1, 1)]
+  if past is not None:
+    x, padding[0] = jnp.concatenate([past, x], axis=1), (0, 0)
   blocks = bins + 1 if stride[1] > 1 else bins
   phases = _correlate(_pad(x, padding), _phase_kernel(kernel, stride))
   phases = jnp.reshape(phases, [batch, frames, blocks, *stride, width])
