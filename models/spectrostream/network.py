@@ -43,7 +43,11 @@ def encode(params: Params, spectrum: jax.Array, num_frames: jax.Array | None = N
       x = join_channels(x)
     x = encode_unit(params[f'encoder_{index}'], x, stride, num_frames)
     num_frames = None if num_frames is None else -(-num_frames // stride[0])
-  x = plain_unit(params['bottleneck'], x, 'conv2d_3x3', 'conv2d_3x3_a')
+  return encoder_output(params, plain_unit(params['bottleneck'], x, 'conv2d_3x3', 'conv2d_3x3_a'))
+
+
+def encoder_output(params: Params, x: jax.Array) -> jax.Array:
+  """What the bottleneck gives, [B, N, bins, width] -> latents [B, N, D]; frame by frame."""
   x = jnp.reshape(x, [*x.shape[:2], 1, -1])
   output = params['output_convs']
   branch = conv(output['shortcut_layer']['conv1x1_b1'], elu(x))
@@ -56,20 +60,24 @@ def decode(params: Params, latents: jax.Array) -> jax.Array:
 
   The output runs one latent behind: what concerns the time of latent j needs latent j + 1.
   """
-  x = latents[:, :, None]
-  first = params['input_layer']
-  branch = conv(first['shortcut_layer']['conv1x1_b1'], x)
-  x = conv(first['conv1x1_first'], x) + conv(first['shortcut_layer']['conv1x1_b2'], elu(branch))
   unit = params['input_layers_residual_unit']
-  width = unit['conv2d_3x3']['conv']['bias'].shape[0]
-  x = jnp.reshape(x, [*x.shape[:2], -1, width])
-  x = plain_unit(unit, x, 'conv2d_3x3_a', 'conv2d_3x3')
+  x = plain_unit(unit, decoder_input(params, latents), 'conv2d_3x3_a', 'conv2d_3x3')
   for index, stride in enumerate(config_lib.DECODER_STRIDES):
     if index == config_lib.JOINT_DECODER_UNITS:
       x = split_channels(x)
     x = decode_unit(params[f'decoder_{index}'], x, stride)
   x = conv(params['output_layer']['base_conv_last'], elu(x))
   return join_channels(x)[:, config_lib.LOOKAHEAD :]
+
+
+def decoder_input(params: Params, latents: jax.Array) -> jax.Array:
+  """Latents [B, N, D] -> what the first unit takes, [B, N, bins, width]; frame by frame."""
+  x = latents[:, :, None]
+  first = params['input_layer']
+  branch = conv(first['shortcut_layer']['conv1x1_b1'], x)
+  x = conv(first['conv1x1_first'], x) + conv(first['shortcut_layer']['conv1x1_b2'], elu(branch))
+  width = params['input_layers_residual_unit']['conv2d_3x3']['conv']['bias'].shape[0]
+  return jnp.reshape(x, [*x.shape[:2], -1, width])
 
 
 def split_channels(x: jax.Array) -> jax.Array:
