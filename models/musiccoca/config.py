@@ -5,6 +5,9 @@ from typing import Any, Self
 
 from models.config import Config
 
+# Released models that `MusicCoCa.load` knows: v1 (TensorFlow), v2 (LiteRT), v2's weights in JAX.
+OFFICIAL_NAMES = ('musiccoca_mv212', 'musiccoca_v2', 'musiccoca_v2_jax')
+
 
 @dataclasses.dataclass(frozen=True)
 class TowerConfig:

@@ -38,7 +38,9 @@ def mel_matrix(config: MusicCoCaConfig, sample_rate: int) -> np.ndarray:
   return matrix.astype(np.float32)
 
 
-def log_mel(audio: jax.Array, config: MusicCoCaConfig, sample_rate: int) -> jax.Array:
+def log_mel(
+  audio: jax.Array, config: MusicCoCaConfig, sample_rate: int, matrix: np.ndarray | None = None
+) -> jax.Array:
   """Natural log of the mel power spectrum.
 
   Pre-emphasis (with silence before the start), periodic Hann frames without padding, |FFT|^2, mel
@@ -48,6 +50,8 @@ def log_mel(audio: jax.Array, config: MusicCoCaConfig, sample_rate: int) -> jax.
     audio: [..., n] float, mono at `sample_rate`.
     config: sizes of the analysis.
     sample_rate: Hz.
+    matrix: power spectrum -> mel bands [fft_length / 2 + 1, mel_bins], as a released model has it;
+      None for `mel_matrix`.
 
   Returns:
     float32 [..., config.num_frames(n), mel_bins].
@@ -56,11 +60,15 @@ def log_mel(audio: jax.Array, config: MusicCoCaConfig, sample_rate: int) -> jax.
   before = jnp.pad(audio, [(0, 0)] * (audio.ndim - 1) + [(1, 0)])[..., :-1]
   emphasized = audio - config.pre_emphasis * before
   num_frames = config.num_frames(audio.shape[-1])
-  return log_mel_of_emphasized(emphasized, config, sample_rate, num_frames)
+  return log_mel_of_emphasized(emphasized, config, sample_rate, num_frames, matrix)
 
 
 def log_mel_of_emphasized(
-  emphasized: jax.Array, config: MusicCoCaConfig, sample_rate: int, num_frames: int
+  emphasized: jax.Array,
+  config: MusicCoCaConfig,
+  sample_rate: int,
+  num_frames: int,
+  matrix: np.ndarray | None = None,
 ) -> jax.Array:
   """`log_mel` after the pre-emphasis, of `num_frames` frames; frame i starts at i * hop_length."""
   index = np.arange(num_frames)[:, None] * config.hop_length + np.arange(config.frame_length)
@@ -68,7 +76,8 @@ def log_mel_of_emphasized(
   frames = emphasized[..., index] * window.astype(np.float32)
   spectrum = jnp.fft.rfft(frames, n=config.fft_length)
   power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-  return jnp.log(power @ mel_matrix(config, sample_rate) + config.log_floor)
+  matrix = mel_matrix(config, sample_rate) if matrix is None else matrix
+  return jnp.log(power @ matrix + config.log_floor)
 
 
 def patches(log_mels: jax.Array, config: MusicCoCaConfig) -> jax.Array:

@@ -1,20 +1,18 @@
 """The style model in use: text and audio in, embeddings and style tokens out."""
 
 import functools
-import math
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import soxr
 
-from models import rvq, weights
+from models import weights
 from models.musiccoca import frontend, towers
-from models.musiccoca.config import MusicCoCaConfig
-from models.musiccoca.quantizer import StyleQuantizer, float16_values
+from models.musiccoca.config import OFFICIAL_NAMES, MusicCoCaConfig
+from models.musiccoca.embedder import StyleEmbedder
+from models.musiccoca.quantizer import Quantizer, quantizer_from_tree
 from models.musiccoca.vocabulary import TextVocabulary
 from models.spec import LiveMusicSpec
 
@@ -22,65 +20,81 @@ _BUNDLED = pathlib.Path(__file__).parent / 'bundled'
 _BLOCK = 8  # Windows or texts of one call: short lists use blocks of 1, nothing else compiles.
 
 
-class MusicCoCa:
-  """Two towers into one space of `spec.style_dim` dimensions, and its residual quantizer.
-
-  Embeddings are not L2-normalised: normalise them to compare, mix them as they are. NumPy in and
-  out.
-  """
+class MusicCoCa(StyleEmbedder):
+  """Two towers into one space of `spec.style_dim` dimensions, and its residual quantizer."""
 
   def __init__(
     self,
     config: MusicCoCaConfig,
     params: dict[str, Any],
     vocabulary: TextVocabulary,
-    quantizer: StyleQuantizer,
+    quantizer: Quantizer,
     spec: LiveMusicSpec | None = None,
     card: dict[str, Any] | None = None,
+    *,
+    mel_matrix: np.ndarray | None = None,
+    dtype: Any = np.float16,
+    identity: str | None = None,
   ):
     """Wraps trained parts.
 
     Args:
       config: sizes.
       params: {'audio': ..., 'text': ...}; other entries (the caption decoder) are left out.
-        Values are rounded to float16, so that saving and loading change nothing.
       vocabulary: of the text tower.
       quantizer: fitted on this model's embeddings.
       spec: rates and sizes of the system.
       card: what describes the weights (recipe, data, figures), saved with them.
+      mel_matrix: power spectrum -> mel bands [fft_length / 2 + 1, mel_bins] of a released model;
+        None for the one that the sizes define.
+      dtype: what weights are saved in. All values are rounded to it here, so that saving and
+        loading change nothing; they compute in float32.
+      identity: `content_hash` of the released files that the weights are; None for own weights.
     """
     self.config = config
     self.spec = spec or LiveMusicSpec()
     self.vocabulary = vocabulary
-    self.quantizer = quantizer
     self.card = dict(card or {})
+    self.dtype = np.dtype(dtype)
+    rounded = functools.partial(jax.tree.map, self._rounded)
+    self.quantizer = quantizer_from_tree(rounded(quantizer.tree()))
+    self.mel_matrix = None if mel_matrix is None else self._rounded(mel_matrix)
     self.params = {
-      name: jax.tree.map(lambda x: jnp.asarray(float16_values(x)), params[name])
-      for name in ('audio', 'text')
+      name: jax.tree.map(jnp.asarray, rounded(params[name])) for name in ('audio', 'text')
     }
-    self._codebooks = jnp.asarray(quantizer.codebooks)
-    rate = self.spec.style_sample_rate
+    self._codebooks = self.quantizer.codebooks
+    self._identity = identity
+    rate, matrix = self.spec.style_sample_rate, self.mel_matrix
 
     @jax.jit
-    def embed_clips(params: dict[str, Any], clips: jax.Array) -> jax.Array:
-      return towers.embed_log_mel(params, frontend.log_mel(clips, config, rate), config)
+    def run_audio(params: dict[str, Any], clips: jax.Array) -> jax.Array:
+      return towers.embed_log_mel(params, frontend.log_mel(clips, config, rate, matrix), config)
 
     @jax.jit
-    def embed_ids(params: dict[str, Any], ids: jax.Array, paddings: jax.Array) -> jax.Array:
+    def run_text(params: dict[str, Any], ids: jax.Array, paddings: jax.Array) -> jax.Array:
       return towers.embed_text_ids(params, ids, paddings, config)
 
-    self._embed_clips = embed_clips
-    self._embed_ids = embed_ids
-    self._quantize = jax.jit(rvq.quantize)
+    self._run_audio = run_audio
+    self._run_text = run_text
+
+  def _rounded(self, x: np.ndarray) -> np.ndarray:
+    return np.asarray(x, self.dtype).astype(np.float32)
 
   @classmethod
-  def load(cls, name_or_path: str | pathlib.Path = 'tiny') -> 'MusicCoCa':
-    """Loads a bundled model by name, or a .safetensors file that `save` wrote.
+  def load(cls, name_or_path: str | pathlib.Path = 'tiny') -> StyleEmbedder:
+    """Loads a bundled model by name, an official one, or a .safetensors file that `save` wrote.
+
+    Official names (`models.musiccoca.official`) are looked up in the asset directory.
 
     Raises:
-      FileNotFoundError: neither a bundled name nor a file.
+      FileNotFoundError: neither a name nor a file; or a released file is missing, with where to
+        put it.
       ValueError: the file is not a MusicCoCa model.
     """
+    if str(name_or_path) in OFFICIAL_NAMES:
+      from models.musiccoca import official
+
+      return official.load(str(name_or_path))
     path = pathlib.Path(name_or_path)
     bundled = _BUNDLED / f'{name_or_path}.safetensors'
     if path.suffix != '.safetensors':
@@ -88,7 +102,7 @@ class MusicCoCa:
         names = sorted(p.stem for p in _BUNDLED.glob('*.safetensors'))
         raise FileNotFoundError(
           f'{str(name_or_path)!r} is neither a bundled style model ({names}) nor a .safetensors '
-          'file.'
+          f'file nor an official model ({list(OFFICIAL_NAMES)}).'
         )
       path = bundled
     tree, metadata = weights.load(path)
@@ -99,108 +113,54 @@ class MusicCoCa:
       config,
       {'audio': tree['audio'], 'text': tree['text']},
       TextVocabulary(tree['vocabulary'].tobytes(), config.max_text_length),
-      StyleQuantizer(**tree['quantizer']),
+      quantizer_from_tree(tree['quantizer']),
       LiveMusicSpec.from_dict(metadata['spec']),
       metadata.get('card', {}),
+      mel_matrix=tree.get('front_end', {}).get('mel_matrix'),
+      dtype=metadata.get('dtype', 'float16'),
+      identity=metadata.get('identity'),
     )
 
   def save(self, path: str | pathlib.Path) -> pathlib.Path:
-    """Writes towers, vocabulary, codebooks and card to one .safetensors file in float16."""
+    """Writes towers, vocabulary, codebooks and card to one .safetensors file, in `dtype`."""
     metadata = {
       'kind': 'musiccoca',
       'config': self.config.to_dict(),
       'spec': self.spec.to_dict(),
       'card': self.card,
+      'dtype': self.dtype.name,
     }
-    return weights.save(path, self._tree(), metadata)
+    if self._identity:
+      metadata['identity'] = self._identity
+    return weights.save(path, self._tree(), metadata, self.dtype)
 
   def _tree(self) -> dict[str, Any]:
-    return {
+    tree = {
       **jax.tree.map(np.asarray, self.params),
       'quantizer': self.quantizer.tree(),
       'vocabulary': np.frombuffer(self.vocabulary.model, np.uint8),
+    }
+    return tree if self.mel_matrix is None else tree | {
+      'front_end': {'mel_matrix': self.mel_matrix}
     }
 
   @functools.cached_property
   def content_hash(self) -> str:
     """Identity of towers, vocabulary and codebooks: 16 hex digits."""
-    return weights.tree_hash(self._tree())
+    return self._identity or weights.tree_hash(self._tree())
 
   @property
   def codebooks(self) -> np.ndarray:
     """float32 [style_rvq_levels, codebook_size, style_dim]."""
-    return np.asarray(self._codebooks)
-
-  @property
-  def window_samples(self) -> int:
-    """Samples of one window at the style model's own rate (160,000)."""
-    return self.spec.style_window_secs * self.spec.style_sample_rate
-
-  def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-    """Texts -> float32 [N, style_dim].
-
-    Text is lower-cased; more than `max_text_length - 1` pieces are cut; an empty text is legal and
-    gives the embedding of the start id alone.
-
-    Raises:
-      TypeError: a bare string instead of a list.
-    """
-    ids, paddings = self.vocabulary.encode(texts)
-    return self._in_blocks(functools.partial(self._embed_ids, self.params['text']), ids, paddings)
-
-  def embed_audio(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Audio of any length -> the mean of its windows' embeddings, [style_dim] or [B, style_dim].
-
-    Args:
-      audio: [n], [n, channels] or [B, n, channels] float. Two axes are read as [n, channels]; a
-        batch of mono clips needs its channel axis.
-      sample_rate: Hz; other rates than the model's are resampled.
-
-    Returns:
-      float32 [style_dim], or [B, style_dim] for a batch; zeros where there are no samples.
-    """
-    audio = np.asarray(audio)
-    if audio.ndim == 3:
-      windows = np.stack([self.windows(item, sample_rate) for item in audio])
-      flat = self.embed_clips(windows.reshape(-1, self.window_samples))
-      embeddings = flat.reshape(*windows.shape[:2], self.spec.style_dim)
-    else:
-      embeddings = self.embed_windows(audio, sample_rate)
-    if not embeddings.shape[-2]:
-      return np.zeros([*embeddings.shape[:-2], self.spec.style_dim], np.float32)
-    return embeddings.mean(-2)
-
-  def embed_windows(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Audio [n] or [n, channels] -> float32 [ceil(secs / 10), style_dim], one row a window."""
-    return self.embed_clips(self.windows(audio, sample_rate))
-
-  def windows(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Audio [n] or [n, channels] -> mono windows at the model's rate, [ceil(secs / 10), samples].
-
-    Channels are averaged, then resampled; the last window is padded with zeros. The number of
-    windows follows from the length before resampling.
-
-    Raises:
-      ValueError: more than two axes, or a channel axis longer than the time axis.
-    """
-    audio = np.asarray(audio, np.float32)
-    if audio.ndim == 2:
-      if audio.shape[1] > max(audio.shape[0], 8):
-        raise ValueError(f'Audio of shape {audio.shape}: time comes first, then channels.')
-      audio = audio.mean(1)
-    if audio.ndim != 1:
-      raise ValueError(f'Audio of shape {audio.shape} is not [n] or [n, channels].')
-    count = math.ceil(len(audio) / (sample_rate * self.spec.style_window_secs))
-    if sample_rate != self.spec.style_sample_rate and len(audio):
-      audio = soxr.resample(audio, sample_rate, self.spec.style_sample_rate)
-    windows = np.zeros([count, self.window_samples], np.float32)
-    length = min(windows.size, len(audio))
-    windows.reshape(-1)[:length] = audio[:length]
-    return windows
+    return self._codebooks
 
   def embed_clips(self, clips: np.ndarray) -> np.ndarray:
     """Mono windows [N, window_samples] at the model's rate -> float32 [N, style_dim]."""
-    return self._in_blocks(functools.partial(self._embed_clips, self.params['audio']), clips)
+    return self._in_blocks(functools.partial(self._run_audio, self.params['audio']), clips)
+
+  def embed_ids(self, ids: np.ndarray, paddings: np.ndarray) -> np.ndarray:
+    """What the vocabulary makes of N texts -> float32 [N, style_dim]."""
+    return self._in_blocks(functools.partial(self._run_text, self.params['text']), ids, paddings)
 
   def _in_blocks(self, embed: Any, *arrays: np.ndarray) -> np.ndarray:
     """Runs `embed` over rows in blocks of `_BLOCK` (the last one padded), or one by one if few."""
@@ -213,8 +173,3 @@ class MusicCoCa:
       rows = [np.pad(row, [(0, missing)] + [(0, 0)] * (row.ndim - 1)) for row in rows]
       parts.append(np.asarray(embed(*rows))[: size - missing])
     return np.concatenate(parts)
-
-  def tokenize(self, embeddings: np.ndarray) -> np.ndarray:
-    """Embeddings [..., style_dim] -> style tokens [..., style_rvq_levels] int32, codes 0..1023."""
-    embeddings = jnp.asarray(embeddings, jnp.float32)
-    return np.asarray(self._quantize(embeddings, self._codebooks), np.int32)

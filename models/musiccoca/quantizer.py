@@ -37,6 +37,28 @@ class StyleQuantizer:
     return {'mean': self.mean, 'basis': self.basis, 'codes': self.codes}
 
 
+@dataclasses.dataclass(frozen=True)
+class FullQuantizer:
+  """Residual codebooks as they are.
+
+  Attributes:
+    codebooks: float32 [levels, codebook_size, style_dim].
+  """
+
+  codebooks: np.ndarray
+
+  def tree(self) -> dict[str, np.ndarray]:
+    return {'codebooks': self.codebooks}
+
+
+Quantizer = StyleQuantizer | FullQuantizer
+
+
+def quantizer_from_tree(tree: dict[str, np.ndarray]) -> Quantizer:
+  """What `tree()` of either form gave."""
+  return (FullQuantizer if 'codebooks' in tree else StyleQuantizer)(**tree)
+
+
 def float16_values(x: np.ndarray) -> np.ndarray:
   """float32 array of the values that remain after storage in float16."""
   return np.asarray(x, np.float16).astype(np.float32)
