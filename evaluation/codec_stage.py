@@ -1,24 +1,30 @@
-"""Codec reconstruction by depth, beside other codecs at equal bit rate and noise."""
+"""Codec reconstruction by depth, beside other codecs at equal bit rate and noise.
 
-from collections.abc import Callable, Sequence
+The evaluation of language models has it as a section (`measure_codec`), the codec report measures
+recording after recording with the same functions.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import markupsafe
 import numpy as np
 
-from evaluation import anchors, bootstrap, codec_metrics
+from evaluation import anchors, bootstrap, codec_metrics, plots
+from evaluation.codec_metrics import MEASURES
+from evaluation.other_codecs import OTHER_CODECS, Unavailable
 from models.spec import LiveMusicSpec
 
-MEASURES = ('mel_distance_db', 'stft_distance', 'si_sdr_db')
 NOISE = 'noise at the same level'
-_OTHERS: dict[str, Callable] = {
-  'Opus': codec_metrics.opus_round_trip,
-  'MP3': codec_metrics.mp3_round_trip,
-}
+SHIFTS = ('loudness_shift_lu', 'width_shift_db')
+_DRAWN = ('mel_distance_db', 'stft_distance', 'si_sdr_db')
+
+Figures = dict[str, float]
 
 
 def kbps_of(levels: int, spec: LiveMusicSpec) -> float:
   """Bit rate of that many RVQ levels in kbit/s."""
-  return levels * np.log2(spec.codebook_size) * spec.frame_rate / 1000
+  return float(levels * np.log2(spec.codebook_size) * spec.frame_rate / 1000)
 
 
 def measure_codec(
@@ -43,41 +49,124 @@ def measure_codec(
   Returns:
     The section; the reconstructions by depth; what was skipped.
   """
-  results: dict[int, list[dict[str, float]]] = {depth: [] for depth in depths}
+  results: dict[int, list[Figures]] = {depth: [] for depth in depths}
   decoded: dict[int, list[np.ndarray]] = {depth: [] for depth in depths}
+  others, noise = OtherResults(), []
   for audio in recordings:
+    reference = codec_metrics.Reference(audio, spec.sample_rate)
     codes = np.asarray(codec.encode(audio))
-    for depth in depths:
-      estimate = np.asarray(codec.decode(codes[:, :depth]), np.float32)[: len(audio)]
+    for depth, estimate, figures in reconstruct(codec, reference, codes, depths):
       decoded[depth].append(estimate)
-      results[depth].append(codec_metrics.reconstruction_metrics(audio, estimate, spec.sample_rate))
+      results[depth].append(figures)
       on_step(1)
-  rows = [
-    {
-      'name': f'{depth} levels',
-      'levels': depth,
-      'kbps': kbps_of(depth, spec),
-      **_interval(results[depth], seed),
-    }
-    for depth in depths
-  ]
-  others, skipped = _other_codecs(recordings, depths, spec, seed)
-  noise = [
-    codec_metrics.reconstruction_metrics(audio, anchors.noise_like(audio, seed), spec.sample_rate)
-    for audio in recordings
-  ]
-  others.append({'name': NOISE, 'kbps': None, **_interval(noise, seed)})
+    others.add(round_trips(reference, [kbps_of(depth, spec) for depth in depths]))
+    noise.append(reference.compare(anchors.noise_like(audio, seed)))
+  rows = depth_rows(results, spec, seed)
+  other_rows = [*others.rows(seed), noise_row(noise, seed)]
   return (
     {
       'depths': rows,
-      'others': others,
-      'misordered': _misordered(rows, others[-1]),
+      'others': other_rows,
+      'misordered': misordered(rows, other_rows[-1]),
       'codebooks': None,
       'num_tracks': len(recordings),
     },
     decoded,
-    skipped,
+    others.skipped(),
   )
+
+
+def reconstruct(
+  codec: Any, reference: codec_metrics.Reference, codes: np.ndarray, depths: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray, Figures]]:
+  """Yields (depth, audio, figures) of codes [frames, levels] decoded with their first levels."""
+  for depth in depths:
+    estimate = np.asarray(codec.decode(codes[:, :depth]), np.float32)[: len(reference.audio)]
+    yield depth, estimate, reference.compare(estimate)
+
+
+def round_trips(
+  reference: codec_metrics.Reference, rates: Sequence[float]
+) -> Iterator[tuple[str, float, np.ndarray | None, Figures | str]]:
+  """Yields (codec, kbit/s, audio, figures with 'file_kbps') of the other codecs.
+
+  Where a codec is not to be had at a rate, the audio is None and the figures are the reason.
+  """
+  for name, other in OTHER_CODECS.items():
+    for kbps in rates:
+      try:
+        estimate, rate = other.round_trip(reference.audio, reference.sample_rate, kbps)
+      except Unavailable as error:
+        yield name, kbps, None, str(error)
+        continue
+      yield name, kbps, estimate, {**reference.compare(estimate), 'file_kbps': rate}
+
+
+class OtherResults:
+  """Figures of the other codecs over recordings; a rate that fails once is skipped."""
+
+  def __init__(self):
+    self.figures: dict[tuple[str, float], list[Figures]] = {}
+    self._reasons: dict[tuple[str, float], str] = {}
+
+  def add(self, results: Iterator[tuple[str, float, Any, Figures | str]]):
+    """Takes what `round_trips` yields for one recording."""
+    for name, kbps, _, figures in results:
+      if isinstance(figures, str):
+        self._reasons.setdefault((name, kbps), figures)
+        self.figures.pop((name, kbps), None)
+      elif (name, kbps) not in self._reasons:
+        self.figures.setdefault((name, kbps), []).append(figures)
+
+  def rows(self, seed: int) -> list[dict[str, Any]]:
+    """A row for each codec and rate."""
+    return [
+      {
+        'name': other_name(codec, kbps),
+        'codec': codec,
+        'kbps': kbps,
+        'file_kbps': float(np.mean([result['file_kbps'] for result in results])),
+        **_intervals(results, seed),
+      }
+      for (codec, kbps), results in sorted(self.figures.items(), key=_opus_first)
+    ]
+
+  def skipped(self) -> list[dict[str, str]]:
+    """What was not measured, and why."""
+    return [
+      {'what': other_name(*key), 'why': reason}
+      for key, reason in sorted(self._reasons.items(), key=_opus_first)
+    ]
+
+
+def other_name(codec: str, kbps: float) -> str:
+  """'Opus at 6 kbit/s'."""
+  return f'{codec} at {kbps:g} kbit/s'
+
+
+def _opus_first(item: tuple[tuple[str, float], Any]) -> tuple[int, float]:
+  (codec, kbps), _ = item
+  return list(OTHER_CODECS).index(codec), kbps
+
+
+def depth_rows(
+  results: Mapping[int, Sequence[Figures]], spec: LiveMusicSpec, seed: int
+) -> list[dict[str, Any]]:
+  """A row for each depth, from the figures of its recordings."""
+  return [
+    {
+      'name': f'{depth} levels',
+      'levels': depth,
+      'kbps': kbps_of(depth, spec),
+      **_intervals(figures, seed),
+    }
+    for depth, figures in results.items()
+  ]
+
+
+def noise_row(results: Sequence[Figures], seed: int) -> dict[str, Any]:
+  """The row of noise at the level of each recording."""
+  return {'name': NOISE, 'kbps': None, **_intervals(results, seed)}
 
 
 def describe_codebooks(counts: np.ndarray) -> dict[str, float]:
@@ -92,43 +181,50 @@ def describe_codebooks(counts: np.ndarray) -> dict[str, float]:
   }
 
 
-def _other_codecs(
-  recordings: Sequence[np.ndarray], depths: Sequence[int], spec: LiveMusicSpec, seed: int
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-  rows, skipped = [], []
-  for name, round_trip in _OTHERS.items():
-    for depth in depths:
-      kbps = kbps_of(depth, spec)
-      try:
-        results, rates = [], []
-        for audio in recordings:
-          estimate, rate = round_trip(audio, spec.sample_rate, kbps)
-          results.append(codec_metrics.reconstruction_metrics(audio, estimate, spec.sample_rate))
-          rates.append(rate)
-      except codec_metrics.Unavailable as error:
-        skipped.append({'what': f'{name} at {kbps:g} kbit/s', 'why': str(error)})
-        continue
-      row = {'name': f'{name} at {kbps:g} kbit/s', 'kbps': float(np.mean(rates))}
-      rows.append(row | _interval(results, seed))
-  return rows, skipped
+def misordered(
+  rows: Sequence[dict[str, Any]], noise: dict[str, Any] | None = None
+) -> dict[str, list[list[str]]]:
+  """Measures that do not get better with depth, or put noise above a depth.
 
-
-def _interval(results: Sequence[dict[str, float]], seed: int) -> dict[str, list[float]]:
-  """measure -> [mean, low, high] over tracks."""
-  intervals = {}
-  for measure in MEASURES:
-    values = np.array([result[measure] for result in results])
-    intervals[measure] = [float(part) for part in bootstrap.mean_interval(values, seed=seed)]
-  return intervals
-
-
-def _misordered(rows: Sequence[dict[str, Any]], noise: dict[str, Any]) -> dict[str, list]:
-  """Measures that do not get better with depth, or put noise above a depth."""
-  order = [*(row['name'] for row in sorted(rows, key=lambda row: -row['levels'])), noise['name']]
+  Returns:
+    {measure: [[name of what should be nearer, name of what should be farther], ...]}.
+  """
+  by_depth = sorted(rows, key=lambda row: -row['levels'])
   wrong = {}
-  for measure in MEASURES:
-    values = {row['name']: row[measure][0] for row in [*rows, noise]}
-    pairs = anchors.misordered(values, order, lower_is_better=measure != 'si_sdr_db')
+  for name, measure in MEASURES.items():
+    worst = [noise] if noise and measure.noise_is_worst else []
+    values = {row['name']: row[name][0] for row in [*by_depth, *worst]}
+    pairs = anchors.misordered(values, list(values), lower_is_better=measure.lower_is_better)
     if pairs:
-      wrong[measure] = [list(pair) for pair in pairs]
+      wrong[name] = [list(pair) for pair in pairs]
   return wrong
+
+
+def draw(
+  codecs: Mapping[str, Sequence[dict[str, Any]]], others: Sequence[dict[str, Any]]
+) -> list[tuple[str, markupsafe.Markup]]:
+  """(label, picture) of the measures over bit rate: a line a codec, the other codecs in grey."""
+  drawn = []
+  for name in _DRAWN:
+    measure = MEASURES[name]
+    lines = {codec: [(row['kbps'], *row[name]) for row in rows] for codec, rows in codecs.items()}
+    grey: dict[str, list[tuple[float, ...]]] = {}
+    for row in others:
+      if row['kbps'] is not None:
+        grey.setdefault(row['codec'], []).append((row['kbps'], *row[name]))
+    direction = 'lower' if measure.lower_is_better else 'higher'
+    svg = plots.rate_curves(lines, grey, measure.unit, f'codec_{name}')
+    drawn.append((f'{measure.label}, {direction} is nearer', markupsafe.Markup(svg)))
+  return drawn
+
+
+def _intervals(results: Sequence[Figures], seed: int) -> dict[str, list[float]]:
+  """measure -> [mean, low, high] over tracks."""
+  return {
+    name: mean_interval([result[name] for result in results], seed) for name in (*MEASURES, *SHIFTS)
+  }
+
+
+def mean_interval(values: Sequence[float], seed: int) -> list[float]:
+  """[mean, low, high] over tracks."""
+  return [float(part) for part in bootstrap.mean_interval(np.array(values), seed=seed)]

@@ -81,7 +81,6 @@ def curves(
   key: str,
   *,
   anchors: Mapping[str, float] | None = None,
-  log_x: bool = False,
 ) -> str:
   """Lines over `x`, and anchors as horizontal dashes; `key` makes the ids of the SVG unique."""
   with matplotlib.rc_context(_STYLE):
@@ -93,11 +92,63 @@ def curves(
       )  # fmt: skip
     for number, (name, value) in enumerate((anchors or {}).items()):
       axes.axhline(value, color=ANCHOR_COLOUR, linestyle=('--', ':', '-.')[number % 3], label=name)
-    if log_x:
-      axes.set_xscale('log', base=2)
     axes.set_xticks(list(x), [f'{value:g}' for value in x])
     axes.minorticks_off()
     axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend(loc='best', fontsize=8)
+    return _svg(figure, key)
+
+
+def rate_curves(
+  codecs: Mapping[str, Sequence[tuple[float, ...]]],
+  others: Mapping[str, Sequence[tuple[float, ...]]],
+  ylabel: str,
+  key: str,
+) -> str:
+  """A measure over bit rate.
+
+  Args:
+    codecs: name -> (kbit/s, mean, low, high) of each depth, with the interval shaded.
+    others: the same of codecs to compare with, drawn grey and dashed.
+    ylabel: unit of the measure.
+    key: makes the ids of the SVG unique.
+  """
+  with matplotlib.rc_context(_STYLE):
+    figure, axes = plt.subplots(figsize=(3.5, 2.6))
+    for number, (name, points) in enumerate(codecs.items()):
+      colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+      rates, mean, low, high = np.array(sorted(points), float).T
+      axes.plot(rates, mean, color=colour, marker=marker, markersize=5, label=name)
+      if np.isfinite(low).all():
+        axes.fill_between(rates, low, high, color=colour, alpha=0.15, linewidth=0)
+    for number, (name, points) in enumerate(others.items()):
+      rates, mean = np.array(sorted(points), float).T[:2]
+      style = ('--', ':')[number % 2]
+      axes.plot(
+        rates, mean, style, color=ANCHOR_COLOUR, marker='x+'[number % 2], markersize=6, label=name
+      )
+    axes.set_xscale('log', base=2)
+    ticks = sorted({point[0] for points in codecs.values() for point in points})
+    axes.set_xticks(ticks, [f'{value:g}' for value in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel='kbit/s', ylabel=ylabel)
+    axes.legend(loc='best', fontsize=8)
+    return _svg(figure, key)
+
+
+def by_level(
+  rows: Mapping[str, Sequence[float]], ylabel: str, key: str, anchors: Mapping[str, float]
+) -> str:
+  """Something about each RVQ level, a line a codec; anchors as horizontal dashes."""
+  with matplotlib.rc_context(_STYLE):
+    figure, axes = plt.subplots(figsize=(3.5, 2.6))
+    for number, (name, values) in enumerate(rows.items()):
+      levels = np.arange(1, len(values) + 1)
+      axes.plot(levels, values, color=COLOURS[number % len(COLOURS)], label=name, linewidth=1.5)
+    for number, (name, value) in enumerate(anchors.items()):
+      axes.axhline(value, color=ANCHOR_COLOUR, linestyle=('--', ':')[number % 2], label=name)
+    axes.set(xlabel='RVQ level', ylabel=ylabel)
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.legend(loc='best', fontsize=8)
     return _svg(figure, key)
 

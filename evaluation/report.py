@@ -7,54 +7,17 @@ module only draws. A section that was not measured stays None, and why stands un
 import csv
 import dataclasses
 import json
-import math
 import pathlib
 from typing import Any
 
-import jinja2
 import markupsafe
 import numpy as np
 
-from evaluation import media, plots, signal_health
+from evaluation import codec_metrics, codec_stage, plots, signal_health
+from evaluation import page as page_lib
+from evaluation.page import Clip
 
 SCHEMA_VERSION = 1
-MAX_BYTES = 30_000_000
-_TEMPLATES = pathlib.Path(__file__).parent / 'templates'
-
-CODEC_MEASURES = {
-  'mel_distance_db': 'Mel distance (dB, lower is nearer)',
-  'stft_distance': 'STFT distance (lower is nearer)',
-  'si_sdr_db': 'SI-SDR (dB, higher is nearer)',
-}
-
-
-@dataclasses.dataclass
-class Clip:
-  """A recording to be heard and looked at.
-
-  Attributes:
-    key: unique, of letters, digits and '_'; names its file.
-    group: heading it stands under.
-    title: what it is.
-    caption: prompt or description.
-    audio: float32 [samples, channels].
-    sample_rate: in Hz.
-    given_secs: seconds at the start that the model was given.
-    chunk_secs: distance of the seams; 0 for recordings without.
-    figures: signal health and others, by name.
-  """
-
-  key: str
-  group: str
-  title: str
-  caption: str
-  audio: np.ndarray
-  sample_rate: int
-  given_secs: float = 0
-  chunk_secs: float = 0
-  figures: dict[str, float] = dataclasses.field(default_factory=dict)
-
-
 @dataclasses.dataclass
 class Report:
   """All figures of an evaluation; every field holds JSON values but `clips`.
@@ -102,20 +65,8 @@ class Report:
     fields = [field.name for field in dataclasses.fields(self) if field.name != 'clips']
     values = {'schema_version': SCHEMA_VERSION}
     values |= {name: getattr(self, name) for name in fields}
-    values['clips'] = [
-      {
-        'key': clip.key,
-        'group': clip.group,
-        'title': clip.title,
-        'caption': clip.caption,
-        'file': _file_name(clip),
-        'secs': len(clip.audio) / clip.sample_rate,
-        'given_secs': clip.given_secs,
-        'figures': clip.figures,
-      }
-      for clip in self.clips
-    ]
-    return _plain(values)
+    values['clips'] = [clip.to_json() for clip in self.clips]
+    return page_lib.plain(values)
 
 
 def write_report(report: Report, output_dir: str | pathlib.Path) -> pathlib.Path:
@@ -125,11 +76,7 @@ def write_report(report: Report, output_dir: str | pathlib.Path) -> pathlib.Path
   of being played there.
   """
   output_dir = pathlib.Path(output_dir)
-  audio_dir = output_dir / 'audio'
-  audio_dir.mkdir(parents=True, exist_ok=True)
-  sounds = {clip.key: media.mp3_bytes(clip.audio, clip.sample_rate) for clip in report.clips}
-  for clip in report.clips:
-    (output_dir / _file_name(clip)).write_bytes(sounds[clip.key])
+  sounds = page_lib.write_sounds(report.clips, output_dir)
   _write_samples(report.clips, output_dir / 'samples.csv')
   text = json.dumps(report.to_json(), indent=2, allow_nan=False)
   (output_dir / 'report.json').write_text(text + '\n', encoding='utf-8')
@@ -140,33 +87,22 @@ def write_report(report: Report, output_dir: str | pathlib.Path) -> pathlib.Path
 
 def render(report: Report, sounds: dict[str, bytes]) -> str:
   """The page, given the MP3 file of each clip."""
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(_TEMPLATES),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-  )
-  environment.filters |= {'figure': _figure, 'share': _share, 'interval': _interval}
-  room = MAX_BYTES * 0.9  # For everything but the audio there is a tenth.
-  players = {}
-  for clip in report.clips:
-    uri = media.data_uri(sounds[clip.key])
-    room -= len(uri)
-    players[clip.key] = uri if room > 0 else None
-  return environment.get_template('report.html.j2').render(
+  return page_lib.render(
+    'report.html.j2',
+    title=report.title,
+    created=report.created,
     report=report,
     schema_version=SCHEMA_VERSION,
     tokens=_token_table(report.token_losses),
     token_plots=_token_plots(report.token_losses),
     learning_plots=_learning_plots(report.learning_curves),
-    codec_measures=CODEC_MEASURES,
+    codec_measures=codec_metrics.MEASURES,
     codec_plots=_codec_plots(report.codec),
     health_labels=signal_health.LABELS,
-    groups=_groups(report.clips),
-    players=players,
-    files={clip.key: _file_name(clip) for clip in report.clips},
-    pictures={clip.key: _picture(clip) for clip in report.clips},
+    groups=page_lib.grouped(report.clips),
+    players=page_lib.players(report.clips, sounds),
+    files={clip.key: clip.file for clip in report.clips},
+    pictures={clip.key: page_lib.picture(clip) for clip in report.clips},
   )
 
 
@@ -231,39 +167,7 @@ def _learning_plots(curves: dict[str, Any]) -> list[tuple[str, markupsafe.Markup
 
 
 def _codec_plots(codec: dict[str, Any] | None) -> list[tuple[str, markupsafe.Markup]]:
-  """(label, picture) of each measure."""
-  if codec is None:
-    return []
-  levels = [depth['levels'] for depth in codec['depths']]
-  drawn = []
-  for measure, label in CODEC_MEASURES.items():
-    svg = plots.curves(
-      levels,
-      {'codec': [depth[measure][0] for depth in codec['depths']]},
-      'RVQ levels',
-      'dB' if measure.endswith('_db') else '',
-      f'codec_{measure}',
-      anchors={other['name']: other[measure][0] for other in codec['others'] if other['kbps']},
-      log_x=True,
-    )
-    drawn.append((label, markupsafe.Markup(svg)))
-  return drawn
-
-
-def _picture(clip: Clip) -> markupsafe.Markup:
-  return markupsafe.Markup(
-    plots.spectrogram(
-      clip.audio, clip.sample_rate, f'spec_{clip.key}', given_secs=clip.given_secs,
-      chunk_secs=clip.chunk_secs,
-    )
-  )  # fmt: skip
-
-
-def _groups(clips: list[Clip]) -> dict[str, list[Clip]]:
-  groups: dict[str, list[Clip]] = {}
-  for clip in clips:
-    groups.setdefault(clip.group, []).append(clip)
-  return groups
+  return [] if codec is None else codec_stage.draw({'codec': codec['depths']}, codec['others'])
 
 
 def _write_samples(clips: list[Clip], path: pathlib.Path):
@@ -276,43 +180,3 @@ def _write_samples(clips: list[Clip], path: pathlib.Path):
       values = [clip.figures.get(name, '') for name in names]
       secs = round(len(clip.audio) / clip.sample_rate, 3)
       writer.writerow([clip.key, clip.group, clip.title, clip.caption, secs, *values])
-
-
-def _file_name(clip: Clip) -> str:
-  return f'audio/{clip.key}.mp3'
-
-
-def _figure(value: float | None, digits: int = 2) -> str:
-  """A number for people; what is not there or not finite is said in words."""
-  if value is None or isinstance(value, float) and math.isnan(value):
-    return 'n/a'
-  if isinstance(value, float | np.floating) and math.isinf(value):
-    return '∞' if value > 0 else '−∞'
-  if abs(value) >= 1000:
-    return f'{value:,.0f}'.replace(',', ' ').replace('-', '−')
-  return f'{value:.{digits}f}'.replace('-', '−')
-
-
-def _share(value: float | None) -> str:
-  return 'n/a' if value is None or math.isnan(value) else f'{100 * value:.1f} %'
-
-
-def _interval(low: float | None, high: float | None, digits: int = 2) -> str:
-  if low is None or high is None or math.isnan(low) or math.isnan(high):
-    return ''
-  return f'{_figure(low, digits)} … {_figure(high, digits)}'
-
-
-def _plain(value: Any) -> Any:
-  """NumPy and non-finite values as JSON has them."""
-  if isinstance(value, dict):
-    return {str(key): _plain(item) for key, item in value.items()}
-  if isinstance(value, list | tuple):
-    return [_plain(item) for item in value]
-  if isinstance(value, np.ndarray):
-    return _plain(value.tolist())
-  if isinstance(value, np.generic):
-    return _plain(value.item())
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
-  return value

@@ -95,11 +95,11 @@ def _codec_lines(codec: dict[str, Any] | None) -> list[dict[str, str]]:
   for other in codec['others']:
     if other['name'] == NOISE:
       continue
-    own = depths[-1]['mel_distance_db'][0]
-    theirs = other['mel_distance_db'][0]
+    row = next((row for row in depths if row['kbps'] == other['kbps']), depths[-1])
+    own, theirs = row['mel_distance_db'][0], other['mel_distance_db'][0]
     lines.append(
       _line(
-        f'At {depths[-1]["levels"]} levels the codec is {"nearer" if own < theirs else "farther"} '
+        f'At {row["levels"]} levels the codec is {"nearer" if own < theirs else "farther"} '
         f'than {other["name"]}: mel distance {own:.2f} against {theirs:.2f} dB.',
         'good' if own < theirs else 'bad',
       )

@@ -71,6 +71,8 @@ def codec_row(name, mel, sdr, levels=None, kbps=None):
     'mel_distance_db': [mel, mel - 0.2, mel + 0.2],
     'stft_distance': [mel / 4, mel / 5, mel / 3],
     'si_sdr_db': [sdr, sdr - 1, sdr + 1],
+    'loudness_error_lu': [0.5, 0.2, 0.9],
+    'width_error_db': [1.5, 1.0, 2.0],
   }
   return row | ({'levels': levels} if levels else {})  # fmt: skip
 
@@ -118,7 +120,7 @@ def report():
     learning_curves={'tiny': {'train': [[1, 6.9], [2, 6.0]], 'training_eval/x': [[2, 6.3]]}},
     codec={
       'depths': [codec_row('4 levels', 5, 1, 4, 1.0), codec_row('64 levels', 2, 9, 64, 16.0)],
-      'others': [codec_row('Opus at 16 kbit/s', 3, 8, None, 16.4),
+      'others': [codec_row('Opus at 16 kbit/s', 3, 8, None, 16) | {'codec': 'Opus'},
                  codec_row('noise at the same level', 15, -40)],
       'misordered': {}, 'num_tracks': 5,
       'codebooks': {'num_frames': 12345, 'used_share': 0.97, 'lowest_entropy': 7.1,
@@ -218,7 +220,7 @@ def test_samples_csv_has_a_line_a_clip(written, report):
 
 
 def test_too_much_audio_is_named_instead_of_embedded(report, tmp_path, monkeypatch):
-  monkeypatch.setattr('evaluation.report.MAX_BYTES', 20_000)
+  monkeypatch.setattr('evaluation.page.MAX_BYTES', 20_000)
   text = write_report(report, tmp_path).read_text(encoding='utf-8')
   assert 'audio/m0_p0.mp3' in text
   assert len(Page(text).audio) < len(report.clips)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from evaluation import codec_metrics, codec_stage, token_stage
+from evaluation import codec_stage, other_codecs, token_stage
 from evaluation.excerpts import Excerpt
 from evaluation.token_scoring import score_tokens
 from models.spec import LiveMusicSpec
@@ -102,7 +102,7 @@ def recordings(number=3):
 
 
 def test_codec_stage(monkeypatch):
-  monkeypatch.setattr(codec_metrics.shutil, 'which', lambda name: None)
+  monkeypatch.setattr(other_codecs.shutil, 'which', lambda name: None)
   steps = []
   section, decoded, skipped = codec_stage.measure_codec(
     Rounding(), recordings(), (4, 16, 64), AUDIO, on_step=steps.append
@@ -127,7 +127,7 @@ def test_codec_stage(monkeypatch):
 
 
 def test_a_measure_that_does_not_order_depths_is_flagged(monkeypatch):
-  monkeypatch.setattr(codec_metrics.shutil, 'which', lambda name: None)
+  monkeypatch.setattr(other_codecs.shutil, 'which', lambda name: None)
 
   class Worse(Rounding):
     def decode(self, codes):
