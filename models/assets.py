@@ -14,6 +14,7 @@ VARIABLE = 'WOODSHED_ASSETS'
 PUBLISHED_AT = (
   'https://huggingface.co/google/magenta-realtime and the bucket gs://magenta-rt-public'
 )
+PUBLISHED_V2_AT = 'https://huggingface.co/google/magenta-realtime-2'
 # Language models; the last one is published in the bucket alone.
 CHECKPOINTS = ('llm_base_x4286_c1860k', 'llm_large_x3047_c1860k', 'llm_large_holly_finetune')
 # The codec and the style model whose tokens they speak.
@@ -34,18 +35,19 @@ def asset_dir() -> pathlib.Path:
   return pathlib.Path(cache).expanduser() / 'assets'
 
 
-def find_asset(name: str) -> pathlib.Path:
+def find_asset(name: str, published_at: str = PUBLISHED_AT) -> pathlib.Path:
   """The file or folder `name` below the asset directory.
 
   Args:
     name: as published, such as 'savedmodels/ssv2_48k_stereo/decoder'.
+    published_at: where the message says that it comes from.
 
   Raises:
     FileNotFoundError: it is not there; says where to put it and where it is published.
   """
   path = asset_dir() / name
   if not path.exists():
-    raise FileNotFoundError(_missing(path, name))
+    raise FileNotFoundError(_missing(path, name, published_at))
   return path
 
 
@@ -132,8 +134,8 @@ def _checkpoint_root(folder: pathlib.Path, archive: pathlib.Path) -> pathlib.Pat
   return folder
 
 
-def _missing(path: pathlib.Path, relative: str) -> str:
+def _missing(path: pathlib.Path, relative: str, published_at: str = PUBLISHED_AT) -> str:
   return (
-    f'{path} is missing. Put {relative}, as published at {PUBLISHED_AT}, there, or name the '
+    f'{path} is missing. Put {relative}, as published at {published_at}, there, or name the '
     f'directory that holds it by --assets_dir or ${VARIABLE}.'
   )
