@@ -4,6 +4,10 @@ Symmetric softmax loss over L2-normalised embeddings with a learned temperature,
 loss at equal weight (CoCa, arXiv 2205.01917; Live Music Models, arXiv 2508.04651). An optional
 alignment term draws the embeddings of a pair together, so that text asks for the tokens that
 audio has.
+
+Every clip of a batch meets every text of it, whatever the number of devices, processes and
+microbatches: embeddings are small, so the texts' are gathered from everywhere, and with
+microbatches all embeddings come first, then gradients part by part (arXiv 2101.06983).
 """
 
 import dataclasses
@@ -13,13 +17,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from models.logical_axes import constrain
 from models.musiccoca import captioner, frontend, towers
 from models.musiccoca.captioner import CaptionerConfig
 from models.musiccoca.config import MusicCoCaConfig
 from models.spec import LiveMusicSpec
 
 Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +43,8 @@ class StyleRecipe:
     initial_temperature: of the contrastive softmax.
     min_temperature: the learned temperature stays above this.
     captioner: sizes of the caption decoder.
+    num_microbatches: parts of a batch that go through the towers one after the other, for less
+      memory; loss and gradient are those of the whole batch.
   """
 
   contrastive_weight: float = 1.0
@@ -46,6 +55,11 @@ class StyleRecipe:
   initial_temperature: float = 0.07
   min_temperature: float = 0.01
   captioner: CaptionerConfig = CaptionerConfig()
+  num_microbatches: int = 1
+
+  def __post_init__(self):
+    if self.num_microbatches < 1:
+      raise ValueError(f'num_microbatches={self.num_microbatches} must be at least 1.')
 
 
 def normalize(x: jax.Array) -> jax.Array:
@@ -71,9 +85,12 @@ def contrastive_loss(
       diagonal.
 
   Returns:
-    (sum over the batch of (audio-to-text + text-to-audio) / 2 in nats, cosines [B, B]).
+    (sum over the batch of (audio-to-text + text-to-audio) / 2 in nats, cosines [B, B]). Under a
+    layout each device holds its clips' rows of the cosines, against the texts of all devices.
   """
-  cosines = normalize(audio) @ normalize(text).T
+  audio = constrain(normalize(audio), 'batch', None)
+  everyone = constrain(normalize(text), None, None)
+  cosines = constrain(audio @ everyone.T, 'batch', None)
   logits = cosines / temperature
   if positives is None:
     positives = jnp.eye(len(audio))
@@ -161,75 +178,157 @@ class StyleTrainable:
 
   def calibrate(self, state: Any, get_batch: Callable[[int], Batch]) -> Any:
     """Centres and scales the audio tower's first layer on a batch, before the first step."""
-    tokens, _ = self._view(jax.tree.map(jnp.asarray, get_batch(0)), None)
+    tokens = self._patches(jax.tree.map(jnp.asarray, get_batch(0)))
     audio = towers.standardize_patches(state.params['audio'], tokens)
     return state.replace(params={**state.params, 'audio': audio})
 
   def loss_fn(
     self, params: dict[str, Any], batch: Batch, rng: jax.Array | None = None
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+  ) -> tuple[jax.Array, Metrics]:
     """Loss of a batch and its metrics (sums and counts). `rng` None leaves out all augmentation."""
-    config, recipe = self.config, self.recipe
-    ids, paddings = batch['text_ids'], batch['text_paddings']
-    tokens, kept = self._view(batch, rng)
-    features = towers.audio_features(params['audio'], tokens, config, kept)
+    audio, text, features = self._embed(params, {**batch, **self._draw(batch, rng)})
+    caption, pieces = self._caption_loss(params, features, batch)
+    pair_loss, metrics = self._pair_loss(audio, text, params['log_temperature'], batch['text_ids'])
+    return self._total(pair_loss, metrics, caption, pieces)
+
+  def train_step(
+    self, state: Any, batch: Batch, rng: jax.Array, optimizer: optax.GradientTransformation
+  ) -> tuple[Any, Metrics]:
+    """One update; returns the next state, and the metrics with loss and norm of the gradient."""
+    loss, metrics, gradients = self.gradients(state.params, batch, rng)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    norm = optax.global_norm(gradients)
+    metrics = {**metrics, 'loss': loss, 'weight_gradient_norm': norm}
+    return state.replace(params=params, opt_state=opt_state), metrics
+
+  def gradients(
+    self, params: dict[str, Any], batch: Batch, rng: jax.Array | None = None
+  ) -> tuple[jax.Array, Metrics, dict[str, Any]]:
+    """(loss, metrics, gradients) of `loss_fn`, by microbatches if the recipe says so.
+
+    The towers see one microbatch at a time, twice: first for the embeddings of the whole batch,
+    whose contrastive loss gives a gradient for each embedding, then to carry these gradients, and
+    those of the caption loss, back to the parameters.
+
+    Raises:
+      ValueError: the number of microbatches does not divide the batch.
+    """
+    number, ids = self.recipe.num_microbatches, batch['text_ids']
+    if number == 1:
+      (loss, metrics), gradients = jax.value_and_grad(self.loss_fn, has_aux=True)(
+        params, batch, rng
+      )
+      return loss, metrics, gradients
+    parts = jax.tree.map(
+      lambda x: _split(x, number), {**batch, **self._draw(batch, rng)}
+    )
+    audio, text = jax.lax.map(lambda part: self._embed(params, part)[:2], parts)
+    pair_gradients = jax.value_and_grad(self._pair_loss, argnums=(0, 1, 2), has_aux=True)
+    (pair_loss, metrics), (audio_gradient, text_gradient, temperature_gradient) = pair_gradients(
+      _join(audio), _join(text), params['log_temperature'], ids
+    )
+    pieces = (1.0 - batch['text_paddings'][:, 1:]).sum()
+    caption_scale = self.recipe.caption_weight / jnp.maximum(pieces, 1)
+
+    def carried(params: dict[str, Any], part: Batch, pulls: tuple[jax.Array, jax.Array]):
+      audio, text, features = self._embed(params, part)
+      caption, _ = self._caption_loss(params, features, part)
+      return (audio * pulls[0]).sum() + (text * pulls[1]).sum() + caption_scale * caption, caption
+
+    def add(total: Any, inputs: Any) -> tuple[Any, None]:
+      gradients, caption = jax.grad(carried, has_aux=True)(params, *inputs)
+      return jax.tree.map(jnp.add, total, (gradients, caption)), None
+
+    zeros = (jax.tree.map(jnp.zeros_like, params), jnp.float32(0))
+    pulls = (_split(audio_gradient, number), _split(text_gradient, number))
+    (gradients, caption), _ = jax.lax.scan(add, zeros, (parts, pulls))
+    gradients['log_temperature'] += temperature_gradient
+    return *self._total(pair_loss, metrics, caption, pieces), gradients
+
+  def _embed(self, params: dict[str, Any], batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(audio [B, D], text [B, D], the audio tower's features) of a batch with what `_draw` gave."""
+    config = self.config
+    tokens = self._patches(batch)
+    features = towers.audio_features(params['audio'], tokens, config, batch.get('kept'))
     epsilon = config.norm_epsilon
     audio = towers.pool(features, params['audio']['pooler'], config.audio.pooler_heads, epsilon)
-    audio = audio[:, 0]
-    text = towers.embed_text_ids(params['text'], ids, paddings, config)
-    temperature = jnp.maximum(jnp.exp(params['log_temperature']), recipe.min_temperature)
+    text = towers.embed_text_ids(
+      params['text'], batch['text_ids'], batch['text_paddings'], config
+    )
+    return audio[:, 0], text, features
+
+  def _caption_loss(
+    self, params: dict[str, Any], features: jax.Array, batch: Batch
+  ) -> tuple[jax.Array, jax.Array]:
+    return captioner.caption_loss(
+      params['captioner'], features, batch['text_ids'], batch['text_paddings'], self.config
+    )
+
+  def _pair_loss(
+    self, audio: jax.Array, text: jax.Array, log_temperature: jax.Array, ids: jax.Array
+  ) -> tuple[jax.Array, Metrics]:
+    """The loss of a whole batch's embeddings, without captions, and its metrics."""
+    recipe, count = self.recipe, len(audio)
+    temperature = jnp.maximum(jnp.exp(log_temperature), recipe.min_temperature)
     positives = same_text(ids)
     contrastive, cosines = contrastive_loss(audio, text, temperature, positives)
-    caption, pieces = captioner.caption_loss(
-      params['captioner'], features, ids, paddings, config
-    )
     distance = (1.0 - jnp.diagonal(cosines)).sum()
-    count = len(audio)
-    loss = (
-      recipe.contrastive_weight * contrastive / count
-      + recipe.caption_weight * caption / jnp.maximum(pieces, 1)
-      + recipe.alignment_weight * distance / count
-    )
+    loss = recipe.contrastive_weight * contrastive + recipe.alignment_weight * distance
     hits = jnp.take_along_axis(positives, cosines.argmax(1)[:, None], 1)
-    metrics = {
-      'loss_sum': loss * count,
+    return loss / count, {
       'weight_sum': jnp.float32(count),
       'contrastive_sum': contrastive,
       'distance_sum': distance,
-      'caption_sum': caption,
-      'piece_sum': pieces,
       'matched_sum': hits.sum(),
       'temperature_sum': temperature * count,
     }
-    return loss, metrics
 
-  def _view(self, batch: Batch, rng: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
-    """What the audio tower sees of the clips in training: (patches, their places or None)."""
-    config, recipe = self.config, self.recipe
+  def _total(
+    self, pair_loss: jax.Array, metrics: Metrics, caption: jax.Array, pieces: jax.Array
+  ) -> tuple[jax.Array, Metrics]:
+    loss = pair_loss + self.recipe.caption_weight * caption / jnp.maximum(pieces, 1)
+    sums = {'loss_sum': loss * metrics['weight_sum'], 'caption_sum': caption, 'piece_sum': pieces}
+    return loss, {**metrics, **sums}
+
+  def _draw(self, batch: Batch, rng: jax.Array | None) -> Batch:
+    """What augments each clip of a batch: 'gain_db' [B], 'kept' [B, k] places of the patches."""
+    if rng is None:
+      return {}
+    recipe, count, draws = self.recipe, len(batch['text_ids']), {}
+    gain_rng, patch_rng = jax.random.split(rng)
+    if recipe.kept_patches is not None:
+      if 'log_mel' in batch:
+        frames, bands = batch['log_mel'].shape[1:]
+        places = (frames // self.config.patch_size) * (bands // self.config.patch_size)
+      else:
+        places = self.config.num_patches(batch['audio'].shape[1])
+      order = jnp.argsort(jax.random.uniform(patch_rng, (count, places)), axis=1)
+      draws['kept'] = order[:, : recipe.kept_patches]
+    if recipe.max_gain_db:
+      limit = recipe.max_gain_db
+      draws['gain_db'] = jax.random.uniform(gain_rng, (count,), minval=-limit, maxval=limit)
+    return draws
+
+  def _patches(self, batch: Batch) -> jax.Array:
+    """What the audio tower sees of the clips, float32 [B, k, patch_size^2]."""
+    config = self.config
     if 'log_mel' in batch:
       log_mels = batch['log_mel']
     else:
       log_mels = frontend.log_mel(batch['audio'], config, self.spec.style_sample_rate)
     tokens = frontend.patches(log_mels, config)
-    if rng is None:
-      return tokens.astype(jnp.float32), None
-    gain_rng, patch_rng = jax.random.split(rng)
-    count, kept = len(tokens), None
-    if recipe.kept_patches is not None:
-      draws = jax.random.uniform(patch_rng, tokens.shape[:2])
-      kept = jnp.argsort(draws, axis=1)[:, : recipe.kept_patches]
-      tokens = jnp.take_along_axis(tokens, kept[..., None], axis=1)
+    if 'kept' in batch:
+      tokens = jnp.take_along_axis(tokens, batch['kept'][..., None], axis=1)
     tokens = tokens.astype(jnp.float32)
-    if recipe.max_gain_db:
-      limit = recipe.max_gain_db
-      gains = jax.random.uniform(gain_rng, (count,), minval=-limit, maxval=limit)
-      tokens = change_gain(tokens, gains, config.log_floor)
-    return tokens, kept
+    if 'gain_db' in batch:
+      tokens = change_gain(tokens, batch['gain_db'], config.log_floor)
+    return tokens
 
   def summarize(self, metrics: dict[str, Any]) -> dict[str, float]:
     """Summed metrics -> means, for the writers."""
     count = max(float(metrics['weight_sum']), 1.0)
-    return {
+    values = {
       'loss': float(metrics['loss_sum']) / count,
       'contrastive_loss': float(metrics['contrastive_sum']) / count,
       'caption_loss': float(metrics['caption_sum']) / max(float(metrics['piece_sum']), 1.0),
@@ -237,3 +336,20 @@ class StyleTrainable:
       'batch_accuracy': float(metrics['matched_sum']) / count,
       'temperature': float(metrics['temperature_sum']) / count,
     }
+    if 'weight_gradient_norm' in metrics:
+      steps = float(metrics.get('num_steps', 1.0))
+      values['weight_gradient_norm'] = float(metrics['weight_gradient_norm']) / steps
+    return values
+
+
+def _split(x: jax.Array, number: int) -> jax.Array:
+  """[B, ...] -> [number, B / number, ...]; part i holds rows i, i + number, ...: where the batch is
+  spread over devices, each keeps its own."""
+  if len(x) % number:
+    raise ValueError(f'num_microbatches={number} does not divide the batch of {len(x)} examples.')
+  return jnp.moveaxis(x.reshape((len(x) // number, number) + x.shape[1:]), 1, 0)
+
+
+def _join(parts: jax.Array) -> jax.Array:
+  """The inverse of `_split`."""
+  return jnp.moveaxis(parts, 0, 1).reshape((-1,) + parts.shape[2:])

@@ -187,3 +187,58 @@ def test_layer_axes_are_those_of_stacked_layers():
   axes = trainable.layer_axes()
   assert axes['audio']['layers']['out']['kernel'] and axes['captioner']['cross']['key']['bias']
   assert not axes['audio']['patch']['kernel'] and not axes['text']['pooler']['query']
+
+
+@pytest.fixture(scope='module')
+def augmented():
+  """A trainable with all augmentations and every term of the loss, parameters and a batch of 6."""
+  recipe = dataclasses.replace(_RECIPE, kept_patches=24, alignment_weight=0.3, caption_weight=0.7)
+  trainable = training.StyleTrainable(_CONFIG, recipe, _SPEC)
+  batch = _tones(6)
+  batch['text_ids'][4:, 2:4] = 7  # Captions of unequal length: pieces are counted over the batch.
+  batch['text_paddings'][4:, 2:4] = 0
+  batch['text_ids'][1] = batch['text_ids'][0]  # Two clips share a caption.
+  return recipe, trainable, trainable.init(jax.random.key(0)), batch
+
+
+@pytest.mark.parametrize('number', [2, 3, 6])
+def test_microbatches_give_the_gradient_of_the_whole_batch(augmented, number):
+  recipe, trainable, params, batch = augmented
+  rng = jax.random.key(4)
+  loss, metrics, gradients = jax.jit(trainable.gradients)(params, batch, rng)
+  parts = training.StyleTrainable(
+    _CONFIG, dataclasses.replace(recipe, num_microbatches=number), _SPEC
+  )
+  got_loss, got_metrics, got = jax.jit(parts.gradients)(params, batch, rng)
+  assert float(got_loss) == pytest.approx(float(loss), rel=1e-6)
+  assert got_metrics.keys() == metrics.keys()
+  for name in metrics:
+    assert float(got_metrics[name]) == pytest.approx(float(metrics[name]), rel=1e-5), name
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, np.abs(b).max())),
+    got, gradients,
+  )  # fmt: skip
+  # A part alone has fewer negatives: its loss would be another one.
+  alone = jax.tree.map(lambda x: x[::number], batch)
+  assert float(trainable.loss_fn(params, alone)[0]) < 0.95 * float(
+    trainable.loss_fn(params, batch)[0]
+  )
+
+
+def test_the_learned_temperature_has_a_gradient(augmented):
+  _, trainable, params, batch = augmented
+  _, _, gradients = jax.jit(trainable.gradients)(params, batch)
+  moved = {**params, 'log_temperature': params['log_temperature'] + 1e-2}
+  back = {**params, 'log_temperature': params['log_temperature'] - 1e-2}
+  loss_fn = jax.jit(trainable.loss_fn)
+  slope = float(loss_fn(moved, batch)[0] - loss_fn(back, batch)[0]) / 2e-2
+  assert float(gradients['log_temperature']) == pytest.approx(slope, rel=2e-2)
+
+
+def test_microbatches_must_divide_the_batch(augmented):
+  recipe, _, params, batch = augmented
+  parts = training.StyleTrainable(_CONFIG, dataclasses.replace(recipe, num_microbatches=4), _SPEC)
+  with pytest.raises(ValueError, match='num_microbatches=4 does not divide the batch of 6'):
+    parts.gradients(params, batch)
+  with pytest.raises(ValueError, match='at least 1'):
+    training.StyleRecipe(num_microbatches=0)
