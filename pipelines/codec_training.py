@@ -3,36 +3,118 @@
 import pathlib
 from typing import Any
 
-from models.spectrostream.training import CodecTrainable
+import jax
+import numpy as np
+
+from models.spectrostream import SpectroStream
+from models.spectrostream.recipe import DECODER
+from models.spectrostream.training import CodecTrainable, codec_part
 from pipelines import runs
-from training.state import TrainState
+from training.checkpoints import find_checkpoint, restore_params
+from training.state import TrainState, check_same_shapes
+from training.wrappers import averaged_params
 
 WEIGHTS_FILE = 'codec.safetensors'
 
 
 def train_codec(
-  *, trainable: CodecTrainable, feed: Any, finish_batches: int = 336, **run_options: Any
+  *,
+  trainable: CodecTrainable,
+  feed: Any,
+  model_dir: str,
+  initial_checkpoint_path: str | None = None,
+  finish_batches: int = 336,
+  **run_options: Any,
 ) -> TrainState | None:
   """Trains and, once the steps are made or the time is up, writes MODEL_DIR/codec.safetensors.
 
   Args:
     trainable: the codec with its recipe.
     feed: such as `pipelines.audio_feed.CodecFeed`.
+    model_dir: of the run.
+    initial_checkpoint_path: see `start_from`; None for initial values.
     finish_batches: batches whose latents the last codebooks are fitted to.
     **run_options: go to `pipelines.runs.train`.
+
+  Raises:
+    ValueError: the decoder alone is to be trained, and no codec is given.
   """
+  if not _has_begun(model_dir):
+    if initial_checkpoint_path:
+      start_from(trainable, initial_checkpoint_path)
+    elif trainable.recipe.train_only == DECODER:
+      raise ValueError(
+        f'TRAIN_ONLY={DECODER!r} leaves encoder and codebooks as they are: name the codec that has '
+        'them by INITIAL_CHECKPOINT_PATH.'
+      )
 
   def finish(state: TrainState, trainable: CodecTrainable, model_dir: str):
     save_codec(state, trainable, feed, finish_batches, model_dir)
 
-  return runs.train(trainable=trainable, feed=feed, finish=finish, **run_options)
+  return runs.train(
+    trainable=trainable, feed=feed, model_dir=model_dir, finish=finish, **run_options
+  )
+
+
+def start_from(trainable: CodecTrainable, path: str):
+  """Lets a new run start from a codec.
+
+  Args:
+    trainable: of the run.
+    path: MODEL_DIR of a run or a checkpoint_<step> in one, of which the parameters are taken,
+      discriminators of the same sizes included; or what `SpectroStream.load` takes, such as a
+      codec.safetensors or a bundled name, of which the codebooks are taken, too.
+
+  Raises:
+    FileNotFoundError: `path` is none of these.
+    ValueError: it is a codec of other sizes, or the decoder alone is to be trained and a run has no
+      codebooks that its tokens were made with.
+  """
+  expected = jax.eval_shape(trainable.init, jax.random.key(0))
+  try:
+    checkpoint = find_checkpoint(path)
+  except FileNotFoundError:
+    codec = SpectroStream.load(path)
+    check_same_shapes(codec_part(expected), codec.params)
+    trainable.start_from(codec.params, np.asarray(codec.codebooks))
+    print(f'The codec starts from {path}, {codec.content_hash}.', flush=True)
+    return
+  if trainable.recipe.train_only == DECODER:
+    raise ValueError(
+      f'{path} is a training run, whose latents and codebooks still move. Only the decoder of a '
+      f'finished codec can be trained alone: give {path}/{WEIGHTS_FILE}.'
+    )
+  params, step = restore_params(checkpoint)
+  check_same_shapes(codec_part(expected), codec_part(params))
+  for name in set(params) - set(codec_part(params)):
+    if name not in expected or _shapes(params[name]) != _shapes(expected[name]):
+      print(f'{checkpoint}: its {name} are of other sizes and start anew.', flush=True)
+      del params[name]
+  trainable.start_from(params)
+  print(f'The codec starts from {checkpoint}, step {step}.', flush=True)
 
 
 def save_codec(
   state: TrainState, trainable: CodecTrainable, feed: Any, num_batches: int, model_dir: str
 ) -> pathlib.Path:
-  """Writes `model_dir`/codec.safetensors (float16) and returns its path; see `train_codec`."""
-  codec = trainable.finish(state.params, feed.batch, num_batches)
+  """Writes `model_dir`/codec.safetensors (float16) and returns its path; see `train_codec`.
+
+  Where the optimizer keeps an average of the parameters, it is the average that is written.
+  """
+  state = state.replace(params=averaged_params(state))
+  codec = trainable.finish(state, feed.batch, num_batches)
   path = codec.save(pathlib.Path(model_dir) / WEIGHTS_FILE, step=int(state.step))
   print(f'{path}: {path.stat().st_size / 1e6:.2f} MB, {codec.content_hash}.', flush=True)
   return path
+
+
+def _has_begun(model_dir: str) -> bool:
+  """Whether a checkpoint will be gone on from that has made its start already."""
+  try:
+    return find_checkpoint(model_dir).name != 'checkpoint_0'
+  except FileNotFoundError:
+    return False
+
+
+def _shapes(tree: Any) -> Any:
+  return jax.tree.map(lambda x: tuple(x.shape), tree)

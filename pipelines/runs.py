@@ -349,9 +349,9 @@ def parameter_table(trainable: Any, partitioning: Partitioning) -> str:
     node = axes
     for key in name.split('/') if axes is not None else ():
       node = node[key]
-    shape = ', '.join(map(str, leaf.shape))
+    shape, names = ', '.join(map(str, leaf.shape)), ', '.join(axis or '-' for axis in node or ())
     spec = '' if partitioning.trivial else f'({", ".join(map(str, specs[name]))})'
-    rows.append((name, f'{leaf.size:,}', f'({shape})', ', '.join(node) if node else '', spec))
+    rows.append((name, f'{leaf.size:,}', f'({shape})', names, spec))
   widths = [max(len(row[i]) for row in rows) for i in range(4)]
   lines = []
   for name, size, shape, names, spec in rows:

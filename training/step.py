@@ -13,7 +13,7 @@ Batch = dict[str, jax.Array]
 Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
 SKIPPED = 'skipped'
-_WATCHED = ('loss', 'weight_gradient_norm')
+_WATCHED = ('loss', 'weight_gradient_norm', 'discriminator_gradient_norm')
 
 
 def gradient_step(
@@ -126,7 +126,7 @@ def make_train_step(
 
 
 def watched(metrics: dict[str, Any]) -> dict[str, Any]:
-  """The metrics that must be finite: loss and gradient norm, or all where there is neither."""
+  """The metrics that must be finite: loss and gradient norms, or all where there is none."""
   return {name: metrics[name] for name in _WATCHED if name in metrics} or metrics
 
 

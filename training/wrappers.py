@@ -1,11 +1,11 @@
-"""What can be put around any optimizer: gradient clipping, frozen parameters, averaged parameters.
+"""What can be put around optimizers: clipping, frozen parameters, averages, one for each part.
 
 Each takes an `Optimizer` and gives one with the same learning rate; `wrapped` puts on all.
 """
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -141,6 +141,48 @@ def averaging(
     return updates, AveragedState(inner, average)
 
   return _like(optimizer, init, update)
+
+
+def by_part(
+  make: Callable[..., optax.GradientTransformation],
+  parts: Mapping[str, optax.GradientTransformation],
+  *,
+  stacked: Any = None,
+) -> optax.GradientTransformation:
+  """Optimizers of their own for some top-level parts of the parameters, each blind to the others.
+
+  A part whose gradient is zero everywhere is not being trained: its parameters and its optimizer's
+  state, the count of steps included, stay as they are.
+
+  Args:
+    make: makes the optimizer of all other parts, whose learning rate is logged.
+    parts: name of a part, such as 'discriminators' -> its optimizer. Parts that the parameters lack
+      are passed over.
+    stacked: handed on to `make` if it takes it.
+  """
+  takes_stacked = 'stacked' in inspect.signature(make).parameters
+  rest = make(stacked=stacked) if takes_stacked else make()
+
+  def split(tree: Tree) -> dict[str, tuple[optax.GradientTransformation, Tree]]:
+    found = {name: (parts[name], {name: tree[name]}) for name in parts if name in tree}
+    others = {name: leaf for name, leaf in tree.items() if name not in found}
+    return {'others': (rest, others), **found}
+
+  def init(params: Tree) -> dict[str, Any]:
+    return {name: optimizer.init(part) for name, (optimizer, part) in split(params).items()}
+
+  def update(gradients: Tree, state: Any, params: Tree) -> tuple[Tree, dict[str, Any]]:
+    updates, states, values = {}, {}, split(params)
+    for name, (optimizer, gradient) in split(gradients).items():
+      changes, new = optimizer.update(gradient, state[name], values[name][1])
+      moved = jnp.any(jnp.stack([jnp.any(leaf != 0) for leaf in jax.tree.leaves(gradient)]))
+      updates |= jax.tree.map(lambda x, moved=moved: jnp.where(moved, x, 0.0), changes)
+      states[name] = jax.tree.map(
+        lambda a, b, moved=moved: jnp.where(moved, a, b), new, state[name]
+      )
+    return updates, states
+
+  return _like(rest, init, update)
 
 
 def averaged_params(state: TrainState) -> Tree:

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.spectrostream.discriminators import Judgement
+
 _FLOOR = 1e-4
 _BINS_PER_MEL = 16
 
@@ -59,6 +61,59 @@ def waveform_loss(audio: jax.Array, estimate: jax.Array) -> jax.Array:
   error = jnp.sqrt(jnp.mean(jnp.square(audio - estimate), axis=(1, 2)) + 1e-12)
   level = jnp.sqrt(jnp.mean(jnp.square(audio), axis=(1, 2)))
   return jnp.mean(error / jnp.maximum(level, 0.02))
+
+
+def discriminator_loss(
+  originals: dict[str, Judgement], estimates: dict[str, Judgement]
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Hinge loss of the discriminators: mean of max(0, 1 - D(x)) + max(0, 1 + D(x')).
+
+  The mean is over the logits of each discriminator, then over discriminators, so that those with
+  long windows, which give few logits, count as much as the others.
+
+  Args:
+    originals: of `discriminators.discriminate`.
+    estimates: of the same crops, coded.
+
+  Returns:
+    (loss, {'discriminator_accuracy': share of logits with the right sign, 'logit_original': mean,
+    'logit_estimate': mean}).
+  """
+  real = [judgement.logits for judgement in originals.values()]
+  fake = [judgement.logits for judgement in estimates.values()]
+  hinge = [
+    jnp.mean(jax.nn.relu(1.0 - r)) + jnp.mean(jax.nn.relu(1.0 + f))
+    for r, f in zip(real, fake, strict=True)
+  ]
+  right = [0.5 * (jnp.mean(r > 0) + jnp.mean(f < 0)) for r, f in zip(real, fake, strict=True)]
+  return _mean(hinge), {
+    'discriminator_accuracy': _mean(right),
+    'logit_original': _mean([jnp.mean(logits) for logits in real]),
+    'logit_estimate': _mean([jnp.mean(logits) for logits in fake]),
+  }
+
+
+def generator_losses(
+  originals: dict[str, Judgement], estimates: dict[str, Judgement]
+) -> dict[str, jax.Array]:
+  """What the codec is told by the discriminators.
+
+  Returns:
+    'generator': mean of max(0, 1 - D(x')), over logits and then over discriminators;
+    'feature_matching': mean of |f - f'| over the entries of each layer's features, then over layers
+    and discriminators. The originals' features are targets: no gradient goes into them.
+  """
+  hinge = [jnp.mean(jax.nn.relu(1.0 - judgement.logits)) for judgement in estimates.values()]
+  distances = [
+    jnp.mean(jnp.abs(jax.lax.stop_gradient(f) - g))
+    for name in estimates
+    for f, g in zip(originals[name].features, estimates[name].features, strict=True)
+  ]
+  return {'generator': _mean(hinge), 'feature_matching': _mean(distances)}
+
+
+def _mean(values: list[jax.Array]) -> jax.Array:
+  return sum(values) / len(values)
 
 
 def _log_distance(s: jax.Array, t: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""How a SpectroStream is trained: reconstruction first, then with codes in between.
+"""How a SpectroStream is trained: to reconstruct, with codes in between, against discriminators.
 
 Optionally some channels start as a linear transform that already transmits the waveform (see
 `linear_start`) and stay so. Until the first calibration step the latents go straight into the
@@ -6,78 +6,35 @@ decoder. There k-means starts the codebooks; from then on every example draws ho
 decoder sees: in half of the cases none (the latent bypasses the quantizer), else one of the depths
 of Magenta RealTime 2's config, which favour few levels. Codebooks follow the latents by an
 exponential moving average, dead codes are moved onto data, and a commitment term draws latents
-towards their codes.
+towards their codes. STFT discriminators, whose parameters lie beside the codec's, are updated in
+the same step, from the same forward pass.
 """
 
-import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from models import rvq
 from models.spec import LiveMusicSpec
-from models.spectrostream import losses, network
+from models.spectrostream import codebooks, discriminators, network, objective
 from models.spectrostream.codec import SpectroStream
 from models.spectrostream.config import SpectroStreamConfig
-from models.spectrostream.linear_start import LinearStart, linear_start
+from models.spectrostream.discriminators import DiscriminatorConfig
+from models.spectrostream.linear_start import linear_start
+from models.spectrostream.recipe import DECODER, CodecRecipe, depth_choices
 from models.spectrostream.stft import inverse_stft, stft
 
 Batch = dict[str, jax.Array]
+Tree = dict[str, Any]
+CODEC_PARTS = ('encoder', 'decoder')
+DISCRIMINATORS = 'discriminators'
 
 
-@dataclasses.dataclass(frozen=True)
-class CodecRecipe:
-  """What the loss is made of and how codebooks are kept.
-
-  Attributes:
-    mel_weight: of the multi-scale mel distance in nats.
-    stft_weight: of the multi-scale STFT distance.
-    waveform_weight: of the relative waveform error.
-    commitment_weight: of the latent's squared distance from its codes, relative to its variance.
-    windows: of the spectral losses, in samples.
-    bypass_rate: share of examples whose latents are not quantized.
-    calibration_steps: steps before which k-means fits all codebooks anew.
-    calibration_batches: batches whose latents k-means sees.
-    kmeans_iterations: per level.
-    ema_decay: of the codebooks' averages.
-    dead_threshold: codes chosen less often than this share of an equal use count as dead.
-    revive_until: no codes are moved from this step on, so that the last steps leave them in peace.
-    linear_start: carried channels, fitted before step 0; None starts at random, and so must a run
-      that starts from the parameters of another.
-    linear_start_batches: batches that it is fitted to.
-    latent_level: standard deviation that `finish` gives to latents which are not carried.
-    final_folds: of the last k-means; see `rvq.fit_residual_kmeans`.
-  """
-
-  mel_weight: float = 1.0
-  stft_weight: float = 0.3
-  waveform_weight: float = 2.0
-  commitment_weight: float = 0.1
-  windows: tuple[int, ...] = (128, 512, 2048)
-  bypass_rate: float = 0.5
-  calibration_steps: tuple[int, ...] = (450, 1000)
-  calibration_batches: int = 160
-  kmeans_iterations: int = 8
-  ema_decay: float = 0.99
-  dead_threshold: float = 0.02
-  revive_until: int = 1000
-  linear_start: LinearStart | None = None
-  linear_start_batches: int = 40
-  latent_level: float = 0.2
-  final_folds: int = 4
-
-
-def depth_choices(num_levels: int) -> np.ndarray:
-  """Numbers of levels that training draws from: 1..16, then 18..32 by 2, then 36..64 by 4."""
-  depths = [*range(1, 17), *range(18, 33, 2), *range(36, 65, 4)]
-  return np.array(sorted({min(depth, num_levels) for depth in depths}), np.int32)
-
-
-def scale_latents(params: dict[str, Any], scales: np.ndarray) -> dict[str, Any]:
+def scale_latents(params: Tree, scales: np.ndarray) -> Tree:
   """Parameters whose latents are `scales` [D] times as large and whose decoder undoes it."""
   params = jax.tree.map(np.array, params)
   output, first = params['encoder']['output_convs'], params['decoder']['input_layer']
@@ -90,87 +47,152 @@ def scale_latents(params: dict[str, Any], scales: np.ndarray) -> dict[str, Any]:
 
 
 class CodecTrainable:
-  """Drives one SpectroStream's training; batches are {'audio': float32 [B, n, 2]}."""
+  """Drives one SpectroStream's training; batches are {'audio': float32 [B, n, 2]}.
+
+  Parameters are {'encoder': ..., 'decoder': ...}, with discriminators also 'discriminators', which
+  want an optimizer of their own (`training.wrappers.by_part`).
+  """
 
   def __init__(
     self,
     config: SpectroStreamConfig | None = None,
-    recipe: CodecRecipe = CodecRecipe(),
+    recipe: CodecRecipe | None = None,
     spec: LiveMusicSpec = LiveMusicSpec(),
     seed: int = 0,
+    discriminator_config: DiscriminatorConfig | None = None,
   ):
-    """Keeps its arguments; None is the tiny config, `seed` is that of k-means."""
+    """Keeps its arguments.
+
+    Args:
+      config: None is the tiny config.
+      recipe: weights and times; None for the defaults.
+      spec: sample and frame rate, levels and codes.
+      seed: of k-means.
+      discriminator_config: None trains by reconstruction only.
+    """
     self.config = config or SpectroStreamConfig.tiny()
-    self.recipe, self.spec, self.seed = recipe, spec, seed
+    self.recipe, self.spec, self.seed = recipe or CodecRecipe(), spec, seed
+    self.discriminator_config = discriminator_config
     self._hop = network.hop_size(spec)
     self._latents = jax.jit(self.latents)
-    self._init = jax.jit(lambda rng: network.init_params(rng, self.config, self.spec))
+    self._init = jax.jit(self._init_params)
+    self._start: tuple[Tree, np.ndarray | None] | None = None
+
+  def start_from(self, params: Tree, codebook_values: np.ndarray | None = None):
+    """Lets a new run start from a codec.
+
+    Args:
+      params: 'encoder', 'decoder' and perhaps 'discriminators'; other names are left alone.
+      codebook_values: [K, C, D] its codebooks; None leaves them to the first calibration step.
+    """
+    self._start = params, codebook_values
 
   @property
   def calibration_steps(self) -> tuple[int, ...]:
-    first = () if self.recipe.linear_start is None else (0,)
-    return first + tuple(self.recipe.calibration_steps)
+    """Steps before which the loop calls `calibrate`."""
+    given = self._start is not None or self.recipe.linear_start is not None
+    later = () if self.recipe.train_only == DECODER else tuple(self.recipe.calibration_steps)
+    return ((0,) if given else ()) + later
 
-  def init(self, rng: jax.Array) -> dict[str, Any]:
-    """Starting parameters {'encoder': ..., 'decoder': ...}."""
+  def init(self, rng: jax.Array) -> Tree:
+    """Starting parameters."""
     return self._init(rng)
 
-  def init_aux(self, rng: jax.Array) -> dict[str, jax.Array]:
-    """Codebooks before calibration: zeros, not used; with a linear start, what may be trained."""
-    shape = (self.spec.codec_levels, self.spec.codebook_size, self.config.num_features)
-    state = rvq.codebook_state(jnp.zeros(shape, jnp.float32))
-    aux = {**state._asdict(), 'calibrated': jnp.zeros([], jnp.float32)}
+  def _init_params(self, rng: jax.Array) -> Tree:
+    params = network.init_params(rng, self.config, self.spec)
+    if self.discriminator_config is not None:
+      key = jax.random.fold_in(rng, 1)
+      params[DISCRIMINATORS] = discriminators.init_params(key, self.discriminator_config)
+    return params
+
+  def init_aux(self, rng: jax.Array) -> Tree:
+    """Codebooks before calibration; with a linear start, what may be trained; the balance."""
+    sizes = (self.spec.codec_levels, self.spec.codebook_size, self.config.num_features)
+    aux = codebooks.empty(*sizes)
     if self.recipe.linear_start is not None:
-      aux['trainable'] = jax.tree.map(jnp.ones_like, self._init(rng))
+      aux['trainable'] = jax.tree.map(jnp.ones_like, codec_part(self._init(rng)))
+    if self.recipe.balance:
+      aux['balance'] = objective.start_balance(self.discriminator_config is not None)
     return aux
 
-  def latents(self, params: dict[str, Any], audio: jax.Array) -> jax.Array:
+  def logical_axes(self) -> Tree:
+    """Tree like the parameters with the logical axis names of each array (for partitioning)."""
+    shapes = jax.eval_shape(self._init_params, jax.random.key(0))
+    return jax.tree.map(lambda x: _AXES[x.ndim], shapes)
+
+  def latents(self, params: Tree, audio: jax.Array) -> jax.Array:
     """Audio [B, n, 2] -> latents [B, frames, D]."""
     return network.encode(params['encoder'], stft(audio, self._hop))
 
-  def calibrate(self, state: Any, get_batch: Callable[[int], Mapping[str, np.ndarray]]) -> Any:
-    """Before step 0 the linear start, later codebooks by k-means; gives the new state.
+  def output(self, params: Tree, latents: jax.Array) -> jax.Array:
+    """Latents [B, frames, D] -> audio [B, frames * 1920, 2]; its first hop cannot be right."""
+    # The decoder's last latent only gives look-ahead to the one before it.
+    padded = jnp.pad(latents, [(0, 0), (0, 1), (0, 0)])
+    return inverse_stft(network.decode(params['decoder'], padded), self._hop)
 
-    Both are fitted to batches 0, 1, ... of `get_batch`.
+  # What happens beside the steps.
+
+  def calibrate(self, state: Any, get_batch: Callable[[int], Mapping[str, np.ndarray]]) -> Any:
+    """Before step 0 the start, linear or given; later codebooks by k-means; gives the new state.
+
+    What is fitted is fitted to batches 0, 1, ... of `get_batch`.
     """
+    if int(state.step) == 0 and self._start is not None:
+      state = self._linear_start(state, get_batch)  # For what may be trained.
+      params, values = self._start
+      parts = {name: jax.tree.map(jnp.asarray, params[name]) for name in state.params
+               if name in params}  # fmt: skip
+      state = state.replace(params={**state.params, **parts})
+      if values is None:
+        return state
+      vectors = len(get_batch(0)['audio']) * self._num_frames(get_batch(0)['audio'])
+      return state.replace(aux={**state.aux, **codebooks.filled(values, vectors)})
     if int(state.step) == 0 and self.recipe.linear_start is not None:
-      audio = [get_batch(index)['audio'] for index in range(self.recipe.linear_start_batches)]
-      params, trainable = linear_start(
-        state.params, self.config, self.spec, np.concatenate(audio), self.recipe.linear_start
-      )
-      return state.replace(params=params, aux={**state.aux, 'trainable': trainable})
+      return self._linear_start(state, get_batch)
     latents = self._many_latents(state.params, get_batch, self.recipe.calibration_batches)
-    codebooks = self._fit(latents.reshape([-1, latents.shape[-1]]))
-    books = rvq.codebook_state(codebooks, latents[0].shape[0] * len(get_batch(0)['audio']))
-    return state.replace(
-      aux={**state.aux, **books._asdict(), 'calibrated': jnp.ones([], jnp.float32)}
-    )
+    values = self._fit(latents.reshape([-1, latents.shape[-1]]))
+    vectors = latents[0].shape[0] * len(get_batch(0)['audio'])
+    return state.replace(aux={**state.aux, **codebooks.filled(values, vectors)})
 
   def finish(
-    self,
-    params: dict[str, Any],
-    get_batch: Callable[[int], Mapping[str, np.ndarray]],
-    num_batches: int,
+    self, state: Any, get_batch: Callable[[int], Mapping[str, np.ndarray]], num_batches: int
   ) -> SpectroStream:
-    """The codec of trained parameters: latents brought to one level, codebooks fitted once more.
+    """The codec of a trained state: latents brought to one level, codebooks fitted once more.
 
     RVQ spends its bits on the largest latents. Those that training left free have drifted to any
     size; here each is scaled to `latent_level`, which the decoder's first layer undoes exactly.
+    Where the decoder alone was trained, all else is what it was.
     """
+    params = codec_part(state.params)
+    if self.recipe.train_only == DECODER:
+      return SpectroStream(self.config, params, np.asarray(state.aux['codebooks']), self.spec)
     latents = self._many_latents(params, get_batch, num_batches)
     flat = latents.reshape([-1, latents.shape[-1]])
     scales = np.ones(flat.shape[1], np.float32)
     if self.recipe.linear_start is not None:
       free = slice(self.recipe.linear_start.features, None)
       scales[free] = self.recipe.latent_level / np.maximum(flat[:, free].std(0), 1e-6)
-    codebooks = self._fit(flat * scales, self.recipe.final_folds)
-    codebooks = rvq.move_unused_codes(codebooks, flat * scales, seed=self.seed)
-    return SpectroStream(self.config, scale_latents(params, scales), codebooks, self.spec)
+    values = self._fit(flat * scales, self.recipe.final_folds)
+    values = rvq.move_unused_codes(values, flat * scales, seed=self.seed)
+    return SpectroStream(self.config, scale_latents(params, scales), values, self.spec)
+
+  def _linear_start(self, state: Any, get_batch: Callable[[int], Mapping[str, np.ndarray]]) -> Any:
+    """Carried channels and what may be trained, where the recipe has them."""
+    if self.recipe.linear_start is None:
+      return state
+    audio = [get_batch(index)['audio'] for index in range(self.recipe.linear_start_batches)]
+    params, trainable = linear_start(
+      codec_part(state.params), self.config, self.spec, np.concatenate(audio),
+      self.recipe.linear_start,
+    )  # fmt: skip
+    aux = {**state.aux, 'trainable': trainable}
+    return state.replace(params={**state.params, **params}, aux=aux)
 
   def _many_latents(
-    self, params: dict[str, Any], get_batch: Callable[[int], Mapping[str, np.ndarray]], number: int
+    self, params: Tree, get_batch: Callable[[int], Mapping[str, np.ndarray]], number: int
   ) -> np.ndarray:
     """Latents of batches 0..number-1: [number * B, frames, D]."""
+    params = {'encoder': params['encoder']}
     audio = (get_batch(index)['audio'] for index in range(number))
     return np.concatenate([np.asarray(self._latents(params, batch)) for batch in audio])
 
@@ -180,53 +202,45 @@ class CodecTrainable:
       seed=self.seed, iterations=self.recipe.kmeans_iterations, folds=folds,
     )  # fmt: skip
 
-  def loss_fn(
-    self, params: dict[str, Any], batch: Batch, rng: jax.Array, aux: dict[str, jax.Array]
-  ) -> tuple[jax.Array, tuple[dict[str, jax.Array], rvq.Assignments]]:
-    """Loss of a batch, its parts, and what the latents chose."""
-    recipe, audio = self.recipe, batch['audio']
-    latents = self.latents(params, audio)
-    depths = self._draw_depths(rng, len(audio)) * (aux['calibrated'] > 0)
-    found = self._assign(jax.lax.stop_gradient(latents), aux, depths)
-    seen, commitment = self._quantize(latents, found.quantized, depths)
-    # The decoder's last latent only gives look-ahead to the one before it.
-    spectrum = network.decode(params['decoder'], jnp.pad(seen, [(0, 0), (0, 1), (0, 0)]))
-    estimate = inverse_stft(spectrum, self._hop)[:, : audio.shape[1]]
-    # The first hop has no earlier frame to overlap with: it cannot be right.
-    audio, estimate = audio[:, self._hop :], estimate[:, self._hop :]
-    mel, distance = losses.spectral_losses(
-      audio, estimate, recipe.windows, self.spec.sample_rate
-    )
-    waveform = losses.waveform_loss(audio, estimate)
-    loss = (
-      recipe.mel_weight * mel
-      + recipe.stft_weight * distance
-      + recipe.waveform_weight * waveform
-      + recipe.commitment_weight * commitment
-    )
-    parts = {'mel': mel, 'stft': distance, 'waveform': waveform, 'commitment': commitment}
-    return loss, (parts, found)
+  def _num_frames(self, audio: np.ndarray) -> int:
+    return -(-audio.shape[1] // self.spec.samples_per_frame)
+
+  # One step.
 
   def train_step(
     self, state: Any, batch: Batch, rng: jax.Array, optimizer: Any
   ) -> tuple[Any, dict[str, jax.Array]]:
-    """One update of the parameters by gradient and of the codebooks by moving average."""
+    """One update of codec and discriminators by gradient, of codebooks by moving average."""
+    recipe, audio = self.recipe, batch['audio']
     depth_rng, revive_rng = jax.random.split(rng)
-    (loss, (parts, found)), gradients = jax.value_and_grad(self.loss_fn, has_aux=True)(
-      state.params, batch, depth_rng, state.aux
-    )
+    (output, commitment), pull, found = jax.vjp(
+      lambda params: self._transmit(params, audio, depth_rng, state.aux),
+      codec_part(state.params), has_aux=True,
+    )  # fmt: skip
+    # The first hop has no earlier frame to overlap with: it cannot be right.
+    judged = objective.judge(
+      audio[:, self._hop :], output[:, self._hop :], recipe, self.spec.sample_rate, state.step,
+      state.aux.get('balance'), self._adversary(state.params),
+    )  # fmt: skip
+    back = jnp.pad(judged.gradient, [(0, 0), (self._hop, 0), (0, 0)])
+    (gradients,) = pull((back, jnp.float32(recipe.commitment_weight)))
     if 'trainable' in state.aux:
       gradients = jax.tree.map(jnp.multiply, gradients, state.aux['trainable'])
+    norm = optax.global_norm(gradients)
+    if judged.discriminator_gradients is not None:
+      gradients[DISCRIMINATORS] = judged.discriminator_gradients
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = jax.tree.map(jnp.add, state.params, updates)
-    aux, revived = jax.lax.cond(
-      state.aux['calibrated'] > 0,
-      lambda: self._update_codebooks(state.aux, found, revive_rng, state.step),
-      lambda: (state.aux, jnp.zeros([], jnp.int32)),
-    )
-    norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients)))
+    aux, revived = state.aux, jnp.zeros([], jnp.int32)
+    if recipe.train_only == DECODER:
+      params['encoder'] = state.params['encoder']  # Whatever the optimizer does without gradient.
+    else:
+      aux, revived = codebooks.follow(aux, found, revive_rng, state.step, recipe)
+    if judged.balance:
+      aux = {**aux, 'balance': judged.balance}
     metrics = {
-      'loss': loss, **parts, 'weight_gradient_norm': norm, 'revived_codes': revived,
+      'loss': judged.loss + recipe.commitment_weight * commitment, **judged.metrics,
+      'commitment': commitment, 'weight_gradient_norm': norm, 'revived_codes': revived,
       'steps': jnp.ones([]),
     }  # fmt: skip
     return state.replace(
@@ -234,11 +248,31 @@ class CodecTrainable:
     ), metrics
 
   def summarize(self, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Sums over steps -> means per step."""
-    steps = float(metrics['steps'])
-    means = {name: float(np.sum(value)) / steps for name, value in metrics.items()}
-    del means['steps']
-    return means
+    """Sums over steps -> means per step; adversarial ones per step with discriminators."""
+    metrics = {name: float(np.sum(value)) for name, value in metrics.items()}
+    steps, adversarial = metrics.pop('steps'), metrics.pop('adversarial_steps', 0.0)
+    counts = dict.fromkeys(metrics, steps)
+    for name in metrics:
+      if name.removeprefix('output_gradient/') in objective.ADVERSARIAL_METRICS:
+        counts[name] = adversarial
+    return {name: value / counts[name] for name, value in metrics.items() if counts[name]}
+
+  def _adversary(self, params: Tree) -> tuple[Tree, DiscriminatorConfig] | None:
+    if self.discriminator_config is None:
+      return None
+    return params[DISCRIMINATORS], self.discriminator_config
+
+  def _transmit(
+    self, params: Tree, audio: jax.Array, rng: jax.Array, aux: Tree
+  ) -> tuple[tuple[jax.Array, jax.Array], rvq.Assignments]:
+    """((decoder's output like `audio`, commitment), what the latents chose)."""
+    latents = self.latents(params, audio)
+    if self.recipe.train_only == DECODER:
+      latents = jax.lax.stop_gradient(latents)
+    depths = self._draw_depths(rng, len(audio)) * (aux['calibrated'] > 0)
+    found = codebooks.assign(aux, jax.lax.stop_gradient(latents), depths)
+    seen, commitment = self._quantize(latents, found.quantized, depths)
+    return (self.output(params, seen)[:, : audio.shape[1]], commitment), found
 
   def _draw_depths(self, rng: jax.Array, batch_size: int) -> jax.Array:
     """[B] levels per example, 0 for those that bypass the quantizer."""
@@ -249,15 +283,6 @@ class CodecTrainable:
     ranks = jax.random.permutation(bypass_rng, batch_size)
     return jnp.where(ranks < round(self.recipe.bypass_rate * batch_size), 0, depths)
 
-  def _assign(self, latents: jax.Array, aux: dict[str, jax.Array], depths: jax.Array):
-    per_frame = jnp.repeat(depths, latents.shape[1])
-    flat = latents.reshape([-1, latents.shape[-1]])
-    search = functools.partial(rvq.assign, flat, aux['codebooks'], per_frame)
-    nothing = functools.partial(
-      jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(search)
-    )
-    return jax.lax.cond(aux['calibrated'] > 0, search, nothing)
-
   def _quantize(self, latents: jax.Array, quantized: jax.Array, depths: jax.Array):
     """What the decoder sees (with the gradient passed straight through) and the commitment."""
     quantized = jnp.reshape(quantized, latents.shape)
@@ -267,14 +292,11 @@ class CodecTrainable:
     commitment = jnp.mean(jnp.square(difference)) / jax.lax.stop_gradient(variance + 1e-6)
     return latents + jax.lax.stop_gradient(difference), commitment
 
-  def _update_codebooks(
-    self, aux: dict[str, jax.Array], found: rvq.Assignments, rng: jax.Array, step: jax.Array
-  ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Moving averages, then dead codes onto residuals: (aux, number of codes revived)."""
-    recipe = self.recipe
-    books = rvq.CodebookState(*(aux[name] for name in rvq.CodebookState._fields))
-    books = rvq.ema_update(books, found.counts, found.sums, recipe.ema_decay)
-    equal_use = found.codes.shape[0] / self.spec.codebook_size
-    threshold = jnp.where(step < recipe.revive_until, recipe.dead_threshold * equal_use, -1.0)
-    books, revived = rvq.revive_dead_codes(books, found.residuals, rng, threshold)
-    return {**aux, **books._asdict()}, jnp.sum(revived)
+
+# By the number of an array's axes: biases and scales; kernels [time, frequency, in, out].
+_AXES = {1: ('mlp',), 4: (None, None, 'embed', 'mlp')}
+
+
+def codec_part(params: Tree) -> Tree:
+  """Encoder and decoder of a training run's parameters."""
+  return {name: params[name] for name in CODEC_PARTS}

@@ -13,13 +13,9 @@ from models import rvq, weights
 from models.spec import LiveMusicSpec
 from models.spectrostream import SpectroStreamConfig, losses, network
 from models.spectrostream.linear_start import LinearStart, linear_start
+from models.spectrostream.recipe import CodecRecipe, depth_choices
 from models.spectrostream.stft import inverse_stft
-from models.spectrostream.training import (
-  CodecRecipe,
-  CodecTrainable,
-  depth_choices,
-  scale_latents,
-)
+from models.spectrostream.training import CodecTrainable, scale_latents
 
 SPEC = LiveMusicSpec(codec_levels=4, codebook_size=16, target_levels=2, context_levels=1)
 CONFIG = SpectroStreamConfig(
