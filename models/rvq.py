@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models import low_rank
+
 # Rows per matrix product when codes are searched: bounds the [rows, codes] score matrix.
 _SEARCH_ROWS = 4096
 
@@ -191,6 +193,7 @@ def fit_residual_kmeans(
   seed: int,
   iterations: int = 10,
   folds: int = 1,
+  ranks: tuple[int, ...] | None = None,
 ) -> np.ndarray:
   """Residual codebooks by Lloyd's k-means, one level after the other.
 
@@ -209,12 +212,15 @@ def fit_residual_kmeans(
     seed: of the draws; the result is a function of the arguments.
     iterations: Lloyd steps per level.
     folds: parts that `x` is dealt into, 1..N.
+    ranks: of each level, whose codes lie in the subspace of that many principal components of what
+      is left over; None lets them point everywhere.
 
   Returns:
     [K, C, D] float32.
 
   Raises:
-    ValueError: `x` is empty or not finite, or there are more folds than vectors.
+    ValueError: `x` is empty or not finite, there are more folds than vectors, or not one rank for
+      each level.
   """
   x = np.asarray(x, np.float32)
   if x.ndim != 2 or not len(x):
@@ -223,38 +229,51 @@ def fit_residual_kmeans(
     raise ValueError('k-means got vectors that are not finite.')
   if not 1 <= folds <= len(x):
     raise ValueError(f'folds={folds} is not in 1..{len(x)} (the number of vectors).')
+  if ranks is not None and len(ranks) != num_levels:
+    raise ValueError(f'{len(ranks)} ranks do not fit {num_levels} levels.')
   random = np.random.default_rng(seed)
   residual, size = x[random.permutation(len(x))], len(x) // folds
   codebooks = []
   for level in range(num_levels):
     part = residual[level % folds * size :][:size]
+    directions = np.eye(x.shape[1], dtype=np.float32)
+    if ranks is not None:
+      directions = low_rank.span(part, ranks[level])
+    part = part @ directions.T
     start = _starting_codes(part, codebook_size, random)
     spares = random.integers(size, size=[iterations, codebook_size])
-    codebook = _lloyd(jnp.asarray(part), jnp.asarray(start), jnp.asarray(spares))
+    codebook = _lloyd(jnp.asarray(part), jnp.asarray(start), jnp.asarray(spares)) @ directions
     residual = np.asarray(_subtract_nearest(jnp.asarray(residual), codebook))
     codebooks.append(np.asarray(codebook))
   return np.stack(codebooks)
 
 
-def move_unused_codes(codebooks: np.ndarray, x: np.ndarray, *, seed: int) -> np.ndarray:
+def move_unused_codes(
+  codebooks: np.ndarray, x: np.ndarray, *, seed: int, ranks: tuple[int, ...] | None = None
+) -> np.ndarray:
   """Codebooks whose codes that nothing in `x` chooses stand on residuals of `x` instead.
 
   Args:
     codebooks: [K, C, D] float32.
     x: [N, D] float32.
     seed: of the choice of residuals.
+    ranks: of the levels' subspaces, which they keep; None where they have none.
 
   Returns:
     [K, C, D] float32. Level by level: what a level leaves over is that of its changed codes.
   """
   random = np.random.default_rng(seed)
   residual, moved = jnp.asarray(x, jnp.float32), []
-  for codebook in np.asarray(codebooks, np.float32):
+  for level, codebook in enumerate(np.asarray(codebooks, np.float32)):
     codes = np.asarray(_nearest_in_blocks(residual, codebook))
     counts = np.bincount(codes, minlength=len(codebook))
     unused = np.flatnonzero(counts == 0)
+    fresh = np.asarray(residual[random.integers(len(x), size=len(unused))])
+    if ranks is not None:
+      directions = low_rank.span(codebook, ranks[level])
+      fresh = fresh @ directions.T @ directions
     codebook = codebook.copy()
-    codebook[unused] = np.asarray(residual[random.integers(len(x), size=len(unused))])
+    codebook[unused] = fresh
     residual = _subtract_nearest(residual, jnp.asarray(codebook))
     moved.append(codebook)
   return np.stack(moved)
