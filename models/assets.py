@@ -9,12 +9,19 @@ import os
 import pathlib
 import shutil
 import tarfile
+from collections.abc import Sequence
 
 VARIABLE = 'WOODSHED_ASSETS'
 PUBLISHED_AT = (
   'https://huggingface.co/google/magenta-realtime and the bucket gs://magenta-rt-public'
 )
 PUBLISHED_V2_AT = 'https://huggingface.co/google/magenta-realtime-2'
+# The release after that, whose files carry the folders they have there.
+RELEASE_2 = 'magenta-realtime-2'
+RELEASE_2_PUBLISHED_AT = (
+  'https://huggingface.co/google/magenta-realtime-2 and the folder magenta-rt-2 of the bucket '
+  'gs://magenta-rt-public'
+)
 # Language models; the last one is published in the bucket alone.
 CHECKPOINTS = ('llm_base_x4286_c1860k', 'llm_large_x3047_c1860k', 'llm_large_holly_finetune')
 # The codec and the style model whose tokens they speak.
@@ -49,6 +56,23 @@ def find_asset(name: str, published_at: str = PUBLISHED_AT) -> pathlib.Path:
   if not path.exists():
     raise FileNotFoundError(_missing(path, name, published_at))
   return path
+
+
+def find_assets(names: Sequence[str], published_at: str = PUBLISHED_AT) -> list[pathlib.Path]:
+  """Several files or folders that belong together, in the order of `names`.
+
+  Raises:
+    FileNotFoundError: some are not there; names every one of them, says where to put them and where
+      they are published.
+  """
+  missing = [name for name in names if not (asset_dir() / name).exists()]
+  if missing:
+    listed = '\n'.join(f'  {asset_dir() / name}' for name in missing)
+    raise FileNotFoundError(
+      f'Missing:\n{listed}\nPut {", ".join(missing)}, as published at {published_at}, there, or '
+      f'name the directory that holds them by --assets_dir or ${VARIABLE}.'
+    )
+  return [asset_dir() / name for name in names]
 
 
 def names_checkpoint(name: str) -> bool:

@@ -1,14 +1,13 @@
 """A trained SpectroStream at work: audio of any length to codes and back, NumPy in and out.
 
-Long clips run through blocks of a fixed size that overlap by what a latent or a sample depends on,
-so memory stays constant, nothing is compiled anew for another length, and the result is that of one
-pass.
+`encode` and `decode` take whole clips, `encode_stream` and `decode_stream` clips of any length in
+pieces; `streaming` has what is needed frame by frame.
 """
 
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -18,16 +17,13 @@ import numpy as np
 from models import rvq, weights
 from models.spec import LiveMusicSpec
 from models.spectrostream import network
-from models.spectrostream.config import TIME_STRIDE, SpectroStreamConfig
+from models.spectrostream.blocks import BLOCK_SIZES, over_clips, windows
+from models.spectrostream.config import SpectroStreamConfig
+from models.spectrostream.inputs import as_audio, as_codes, check_levels
 from models.spectrostream.stft import inverse_stft, stft
 
 BUNDLED = pathlib.Path(__file__).parent / 'bundled'
 _KIND = 'spectrostream'
-# Latent frames before a frame that its value can depend on: 54 STFT frames through the encoder, 54
-# and one of overlap-add through the decoder, at 4 to a latent.
-CONTEXT_FRAMES = 15
-# Latent frames in one block: the smallest that holds the whole clip, or the largest.
-_BLOCK_SIZES = (32, 80, 208)
 
 
 class SpectroStream:
@@ -39,6 +35,7 @@ class SpectroStream:
     params: dict[str, Any],
     codebooks: np.ndarray,
     spec: LiveMusicSpec = LiveMusicSpec(),
+    release: str | None = None,
   ):
     """Keeps what it is given.
 
@@ -47,6 +44,7 @@ class SpectroStream:
       params: {'encoder': ..., 'decoder': ...}, float32.
       codebooks: [levels, codes, num_features] float32.
       spec: sample rate, frame rate, numbers of levels and codes.
+      release: name of the official release that this is, if it is one.
 
     Raises:
       ValueError: the codebooks do not fit config and spec.
@@ -54,44 +52,67 @@ class SpectroStream:
     expected = (spec.codec_levels, spec.codebook_size, config.num_features)
     if codebooks.shape != expected:
       raise ValueError(f'Codebooks have shape {codebooks.shape}; this codec needs {expected}.')
-    self.config, self.spec = config, spec
+    self.config, self.spec, self.release = config, spec, release
     self.params = jax.tree.map(jnp.asarray, params)
     self.codebooks = jnp.asarray(codebooks)
 
   @classmethod
   def load(cls, name_or_path: str | pathlib.Path = 'tiny') -> 'SpectroStream':
-    """Reads a bundled codec by its name, or one that `save` wrote by its path.
+    """Reads a codec.
+
+    Args:
+      name_or_path: a bundled codec's name; the path of a file that `save` wrote; a release's name,
+        'ssv2_48k_stereo' or 'magenta-realtime-2', whose files lie in the asset directory; or a
+        folder with the files of one release.
 
     Raises:
-      FileNotFoundError: it is neither; names the bundled ones.
-      ValueError: the file holds something else, or is truncated.
+      FileNotFoundError: it is none of these, or files of the release are missing; names them.
+      ValueError: a file holds something else, or is truncated.
     """
     path = BUNDLED / f'{name_or_path}.safetensors'
+    path = path if path.is_file() else pathlib.Path(name_or_path)
     if not path.is_file():
-      path = pathlib.Path(name_or_path)
-    if not path.is_file():
-      bundled = sorted(file.stem for file in BUNDLED.glob('*.safetensors'))
-      raise FileNotFoundError(f'{name_or_path!r} is neither a bundled codec {bundled} nor a file.')
+      return cls._load_release(str(name_or_path), path)
     tree, metadata = weights.load(path)
     if metadata.get('kind') != _KIND:
       raise ValueError(f'{path} holds {metadata.get("kind")!r}, not a {_KIND} codec.')
     codebooks = tree.pop('quantizer')['embedding']
     config = SpectroStreamConfig.from_dict(metadata['config'])
-    return cls(config, tree, codebooks, LiveMusicSpec.from_dict(metadata['spec']))
+    spec = LiveMusicSpec.from_dict(metadata['spec'])
+    return cls(config, tree, codebooks, spec, metadata.get('release'))
 
-  def save(self, path: str | pathlib.Path, **facts: Any) -> pathlib.Path:
-    """Writes a safetensors file in float16; `facts` (JSON values) go into its description."""
+  @classmethod
+  def _load_release(cls, name: str, path: pathlib.Path) -> 'SpectroStream':
+    from models.spectrostream import official
+
+    if name in official.RELEASES:
+      return cls(*official.read(name), release=name)
+    if path.is_dir():
+      return cls(*official.read_folder(path))
+    bundled = sorted(file.stem for file in BUNDLED.glob('*.safetensors'))
+    raise FileNotFoundError(
+      f'{name!r} is neither a bundled codec {bundled}, nor a released one {official.RELEASES}, nor '
+      'a file or folder.'
+    )
+
+  def save(self, path: str | pathlib.Path, dtype: Any = np.float16, **facts: Any) -> pathlib.Path:
+    """Writes a safetensors file of `dtype`; `facts` (JSON values) go into its description."""
     metadata = {
       **facts, 'kind': _KIND, 'config': self.config.to_dict(), 'spec': self.spec.to_dict()
     }  # fmt: skip
-    return weights.save(path, self._tree(), metadata)
+    if self.release:
+      metadata['release'] = self.release
+    return weights.save(path, self._tree(), metadata, dtype)
 
   @functools.cached_property
   def content_hash(self) -> str:
-    """16 hex digits that name these tokens: encoder and codebooks; the same after `save`.
+    """What names these tokens: a release's name, else 16 hex digits over encoder and codebooks.
 
-    The decoder is left out: a better one for the same tokens leaves language models valid.
+    The same after `save`. The decoder is left out: a better one for the same tokens leaves language
+    models valid.
     """
+    if self.release:
+      return self.release
     tree = {name: value for name, value in self._tree().items() if name != 'decoder'}
     return weights.tree_hash(jax.tree.map(np.asarray, tree))
 
@@ -99,31 +120,59 @@ class SpectroStream:
     """Codec frames of a clip: ceil(num_samples / 1920)."""
     return -(-num_samples // self.spec.samples_per_frame)
 
-  def latents(self, audio: np.ndarray) -> np.ndarray:
-    """Audio [..., n, 2] -> latents [..., frames, num_features] float32, not quantized."""
-    empty = np.zeros([0, self.config.num_features], np.float32)
-    return self._over_clips(audio, lambda latents: latents, empty)
+  def latents(self, audio: np.ndarray, sample_rate: float | None = None) -> np.ndarray:
+    """Audio -> latents [..., frames, num_features] float32, not quantized; else as `encode`."""
+    clips, lead = self._clips(audio, sample_rate)
+    blocks = self._latent_blocks([clips]) if len(clips) else []
+    frames = self.num_frames(clips.shape[1])
+    return _joined(blocks, [*lead, frames, self.config.num_features], np.float32)
 
-  def encode(self, audio: np.ndarray, num_levels: int | None = None) -> np.ndarray:
+  def encode(
+    self,
+    audio: np.ndarray,
+    num_levels: int | None = None,
+    sample_rate: float | None = None,
+  ) -> np.ndarray:
     """Audio to codes.
 
     Args:
-      audio: [..., n, 2] or mono [..., n, 1], at the spec's sample rate, nominally in -1..1.
+      audio: floats, nominally in -1..1: [..., n, 2], or mono as [..., n, 1] or [n].
       num_levels: levels to code; None is all of them.
+      sample_rate: of the audio in Hz, which is resampled if it is not the spec's; None says that it
+        is.
 
     Returns:
-      [..., ceil(n / 1920), num_levels] int32. The last frame of a ragged clip counts as followed by
-      silence.
+      [..., ceil(n / 1920), num_levels] int32: no frames for no samples, one frame for one. The last
+      frame of a ragged clip counts as followed by silence.
 
     Raises:
-      ValueError: the shape does not fit, a value is not finite, or num_levels is out of range.
+      ValueError: the audio is refused (see `as_audio`), or num_levels is out of range.
     """
-    levels = self.spec.codec_levels if num_levels is None else num_levels
-    if not 1 <= levels <= self.spec.codec_levels:
-      raise ValueError(f'num_levels={levels} is not in 1..{self.spec.codec_levels}.')
-    codebooks = self.codebooks[:levels]
-    empty = np.zeros([0, levels], np.int32)
-    return self._over_clips(audio, lambda latents: _quantize(latents, codebooks), empty)
+    levels = check_levels(num_levels, self.spec)
+    clips, lead = self._clips(audio, sample_rate)
+    blocks = self._code_blocks([clips], levels) if len(clips) else []
+    return _joined(blocks, [*lead, self.num_frames(clips.shape[1]), levels], np.int32)
+
+  def encode_stream(
+    self, blocks: Iterable[np.ndarray], num_levels: int | None = None
+  ) -> Iterator[np.ndarray]:
+    """Codes of audio that comes in blocks, in constant memory.
+
+    Args:
+      blocks: of any lengths, each as `encode` takes it, at the spec's rate and with the same
+        leading axes.
+      num_levels: levels to code; None is all of them.
+
+    Yields:
+      [..., m, num_levels] int32. Laid end to end, they are the codes of the whole.
+
+    Raises:
+      ValueError: a block is refused (see `as_audio`), or num_levels is out of range.
+    """
+    levels = check_levels(num_levels, self.spec)
+    return _with_lead(
+      (self._clips(block) for block in blocks), lambda clips: self._code_blocks(clips, levels)
+    )
 
   def decode(self, codes: np.ndarray) -> np.ndarray:
     """Codes to audio.
@@ -136,106 +185,117 @@ class SpectroStream:
       followed; it is not clipped to -1..1.
 
     Raises:
-      ValueError: the shape does not fit or a code is out of range.
+      ValueError: the codes are refused (see `as_codes`).
     """
-    codes = np.asarray(codes)
-    if codes.ndim < 2 or not 1 <= codes.shape[-1] <= self.spec.codec_levels:
-      raise ValueError(
-        f'Codes of shape {codes.shape} must be [..., frames, 1..{self.spec.codec_levels}].'
-      )
-    if codes.size and not (codes.min() >= 0 and codes.max() < self.spec.codebook_size):
-      raise ValueError(
-        f'Codes {codes.min()}..{codes.max()} are not within 0..{self.spec.codebook_size - 1}.'
-      )
-    clips = codes.reshape([math.prod(codes.shape[:-2]), *codes.shape[-2:]]).astype(np.int32)
-    num_samples = codes.shape[-2] * self.spec.samples_per_frame
-    audio = np.zeros([len(clips), num_samples, self.spec.num_channels], np.float32)
-    for clip, output in zip(clips, audio, strict=True):
-      self._decode_clip(clip, output)
-    return audio.reshape([*codes.shape[:-2], *audio.shape[1:]])
+    clips, lead = _flat(as_codes(codes, self.spec))
+    blocks = self._audio_blocks([clips]) if len(clips) else []
+    num_samples = clips.shape[1] * self.spec.samples_per_frame
+    return _joined(blocks, [*lead, num_samples, self.spec.num_channels], np.float32)
+
+  def decode_stream(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Audio of codes that come in blocks, in constant memory.
+
+    Args:
+      blocks: of any lengths, each as `decode` takes it, with the same leading axes and levels.
+
+    Yields:
+      [..., m * 1920, 2] float32. Laid end to end, they are the decoded whole.
+
+    Raises:
+      ValueError: a block is refused (see `as_codes`).
+    """
+    return _with_lead((_flat(as_codes(block, self.spec)) for block in blocks), self._audio_blocks)
 
   def _tree(self) -> dict[str, Any]:
     return {**self.params, 'quantizer': {'embedding': self.codebooks}}
 
-  def _over_clips(
-    self, audio: np.ndarray, finish: Callable[[np.ndarray], np.ndarray], empty: np.ndarray
-  ) -> np.ndarray:
-    """Audio [..., n, channels] -> `finish` of the latents of every clip, [..., frames, width].
+  def _clips(
+    self, audio: np.ndarray, sample_rate: float | None = None
+  ) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Audio as it came -> (clips [B, n, 2], leading axes)."""
+    return _flat(as_audio(audio, self.spec, sample_rate))
 
-    `empty` [0, width] is the result of no frames.
-    """
-    audio = np.asarray(audio, np.float32)
-    if audio.ndim < 2 or audio.shape[-1] not in (1, self.spec.num_channels):
-      raise ValueError(
-        f'Audio of shape {audio.shape} must be [..., samples, {self.spec.num_channels} or 1].'
-      )
-    if not np.isfinite(audio).all():
-      raise ValueError('The audio holds NaN or infinite samples.')
-    clips = audio.reshape([math.prod(audio.shape[:-2]), *audio.shape[-2:]])
-    clips = np.broadcast_to(clips, [*clips.shape[:2], self.spec.num_channels])
-    blocks = [finish(block) for clip in clips for block in self._encode_clip(clip)]
-    frames = self.num_frames(audio.shape[-2])
-    return np.concatenate([empty, *blocks]).reshape([*audio.shape[:-2], frames, empty.shape[1]])
+  def _latent_blocks(self, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Pieces [B, n, 2] of clips -> their latents [B, m, D], block after block."""
+    hop = network.hop_size(self.spec)
+    # One hop more than the block: its last STFT frame looks ahead.
+    for window in windows(pieces, self.spec.samples_per_frame, hop, 0.0):
+      hops = min(-(-window.count // hop), window.data.shape[1] // hop - 1)
+      encode = functools.partial(_encode_block, self.params['encoder'], hops, hop)
+      yield over_clips(encode, window.data)[:, window.kept]
 
-  def _encode_clip(self, clip: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields the latents [<= block, D] of one clip, block after block."""
-    step, hop = self.spec.samples_per_frame, network.hop_size(self.spec)
-    total_hops = -(-len(clip) // hop)
-    for start, first, last, block in _blocks(self.num_frames(len(clip))):
-      # One hop more than the block: its last STFT frame looks ahead.
-      samples = np.zeros([1, block * step + hop, clip.shape[1]], np.float32)
-      piece = clip[start * step : start * step + samples.shape[1]]
-      samples[0, : len(piece)] = piece
-      hops = min(total_hops - start * TIME_STRIDE, block * TIME_STRIDE)
-      latents = _encode_block(self.params['encoder'], samples, hops, hop)
-      # Cut on the host: a slice on the device would be compiled for every size.
-      yield np.asarray(latents)[first - start : last - start]
+  def _code_blocks(self, pieces: Iterable[np.ndarray], levels: int) -> Iterator[np.ndarray]:
+    """Pieces [B, n, 2] of clips -> their codes [B, m, levels], block after block."""
+    codebooks = self.codebooks[:levels]
+    for latents in self._latent_blocks(pieces):
+      yield over_clips(functools.partial(_quantize, codebooks), latents)
 
-  def _decode_clip(self, codes: np.ndarray, output: np.ndarray):
-    """Decodes codes [frames, k] into `output` [frames * 1920, 2]."""
-    step, hop = self.spec.samples_per_frame, network.hop_size(self.spec)
-    for start, first, last, block in _blocks(len(codes)):
-      # One frame more than the block: the decoder looks ahead. -1 stands for no frame.
-      window = np.full([block + 1, codes.shape[1]], -1, np.int32)
-      piece = codes[start : start + block + 1]
-      window[: len(piece)] = piece
-      audio = np.asarray(_decode_block(self.params['decoder'], self.codebooks, window, hop))
-      output[first * step : last * step] = audio[(first - start) * step : (last - start) * step]
+  def _audio_blocks(self, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Pieces [B, n, k] of codes -> audio [B, m * 1920, 2], block after block."""
+    size, hop = self.spec.samples_per_frame, network.hop_size(self.spec)
+    decode = functools.partial(_decode_block, self.params['decoder'], self.codebooks, hop)
+    # One frame more than the block: the decoder looks ahead. -1 stands for no frame.
+    for window in windows(pieces, 1, 1, -1):
+      audio = over_clips(decode, window.data)
+      yield audio[:, window.kept.start * size : window.kept.stop * size]
 
 
-def _blocks(num_frames: int) -> Iterator[tuple[int, int, int, int]]:
-  """(first frame read, first frame kept, end of the kept, size) of overlapping blocks."""
-  block = next((size for size in _BLOCK_SIZES if size >= num_frames), _BLOCK_SIZES[-1])
-  first = 0
-  while first < num_frames:
-    start = max(0, first - CONTEXT_FRAMES)
-    last = min(start + block, num_frames)
-    yield start, first, last, block
-    first = last
+def _flat(array: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+  """[..., n, c] -> ([B, n, c], leading axes)."""
+  lead = array.shape[:-2]
+  return array.reshape([math.prod(lead), *array.shape[-2:]]), lead
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _encode_block(encoder: dict[str, Any], samples: jax.Array, hops: jax.Array, hop: int):
-  """Samples [1, block * 1920 + 480, 2], of which `hops` hops exist -> latents [block, D]."""
-  return network.encode(encoder, stft(samples, hop)[:, :-1], hops)[0]
+def _joined(blocks: Iterable[np.ndarray], shape: list[int], dtype: Any) -> np.ndarray:
+  """Blocks [B, m, c] laid end to end, in `shape`; zeros of it if there are none."""
+  blocks = list(blocks)
+  return np.concatenate(blocks, axis=1).reshape(shape) if blocks else np.zeros(shape, dtype)
+
+
+def _with_lead(
+  pieces: Iterable[tuple[np.ndarray, tuple[int, ...]]],
+  run: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]],
+) -> Iterator[np.ndarray]:
+  """`run` over (pieces [B, n, c], leading axes), alike but for n; gives [..., m, c]."""
+  first = None
+
+  def clips():
+    nonlocal first
+    for piece, lead in pieces:
+      axes = (*lead, piece.shape[-1])
+      first = axes if first is None else first
+      if axes != first:
+        raise ValueError(
+          f'A block has the axes {axes} besides its length, the first one has {first}; make them '
+          'the same.'
+        )
+      yield piece
+
+  for block in run(clips()):
+    yield block.reshape([*first[:-1], *block.shape[1:]])
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _encode_block(encoder: dict[str, Any], hops: jax.Array, hop: int, samples: jax.Array):
+  """Samples [b, block * 1920 + 480, 2], of which `hops` hops exist -> latents [b, block, D]."""
+  return network.encode(encoder, stft(samples, hop)[:, :-1], hops)
 
 
 @jax.jit
-def _quantize_padded(latents: jax.Array, codebooks: jax.Array) -> jax.Array:
+def _quantize_padded(codebooks: jax.Array, latents: jax.Array) -> jax.Array:
   return rvq.quantize(latents, codebooks)
 
 
-def _quantize(latents: np.ndarray, codebooks: jax.Array) -> np.ndarray:
-  """`rvq.quantize` of [n, D] at one of the block sizes, so that few shapes are compiled."""
-  size = next(size for size in _BLOCK_SIZES if size >= len(latents))
-  padded = np.zeros([size, latents.shape[1]], np.float32)
-  padded[: len(latents)] = latents
-  return np.asarray(_quantize_padded(padded, codebooks))[: len(latents)]
+def _quantize(codebooks: jax.Array, latents: np.ndarray) -> np.ndarray:
+  """`rvq.quantize` of [b, n, D] at one of the block sizes, so that few shapes are compiled."""
+  size = next(size for size in BLOCK_SIZES if size >= latents.shape[1])
+  padded = np.pad(latents, [(0, 0), (0, size - latents.shape[1]), (0, 0)])
+  return np.asarray(_quantize_padded(codebooks, padded))[:, : latents.shape[1]]
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _decode_block(decoder: dict[str, Any], codebooks: jax.Array, codes: jax.Array, hop: int):
-  """Codes [block + 1, k], -1 where there is no frame -> samples [block * 1920, 2]."""
+@functools.partial(jax.jit, static_argnums=2)
+def _decode_block(decoder: dict[str, Any], codebooks: jax.Array, hop: int, codes: jax.Array):
+  """Codes [b, block + 1, k], -1 where there is no frame -> samples [b, block * 1920, 2]."""
   latents = rvq.dequantize(jnp.maximum(codes, 0), codebooks)
-  latents = jnp.where(codes[:, :1] >= 0, latents, 0.0)
-  return inverse_stft(network.decode(decoder, latents[None]), hop)[0]
+  latents = jnp.where(codes[..., :1] >= 0, latents, 0.0)
+  return inverse_stft(network.decode(decoder, latents), hop)

@@ -41,8 +41,8 @@ def encode_step(
   hop = size // config_lib.TIME_STRIDE
   audio = jnp.concatenate([state['samples'], samples], axis=1)
   spectrum = stft(audio[:, : samples.shape[1] + hop], hop)[:, :-1]
-  memory = _Memory(state['layers'])
-  latents = _encode_frames(encoder, spectrum, memory, hops)
+  memory = Memory(state['layers'])
+  latents = encode_frames(encoder, spectrum, memory, hops)
   return {'samples': audio[:, -size:], 'layers': memory.following}, latents
 
 
@@ -66,8 +66,8 @@ def decode_step(decoder: Params, state: State, latents: jax.Array) -> tuple[Stat
     (state, samples [B, m * 1920, 2]): from the frame before `latents` up to the last but one of
     them. Samples before the first frame are 0.
   """
-  memory = _Memory(state['layers'])
-  spectrum = _decode_frames(decoder, latents, memory)
+  memory = Memory(state['layers'])
+  spectrum = decode_frames(decoder, latents, memory)
   # What comes before the first frame must not ring into it.
   real = state['started'] | (jnp.arange(spectrum.shape[1]) >= config_lib.LOOKAHEAD)
   spectrum = jnp.where(real[:, None, None], spectrum, 0.0)
@@ -78,7 +78,7 @@ def decode_step(decoder: Params, state: State, latents: jax.Array) -> tuple[Stat
   return {**following, 'layers': memory.following}, audio
 
 
-class _Memory:
+class Memory:
   """What convolutions must know of earlier frames, by the name of the layer."""
 
   def __init__(self, past: dict[str, jax.Array] | None = None):
@@ -103,8 +103,8 @@ class _Memory:
     return past
 
 
-def _encode_frames(
-  encoder: Params, spectrum: jax.Array, memory: _Memory, num_frames: jax.Array | None
+def encode_frames(
+  encoder: Params, spectrum: jax.Array, memory: Memory, num_frames: jax.Array | None
 ) -> jax.Array:
   """`network.encode`, going on from `memory`."""
   x = memory.conv(encoder, 'base_conv_first', network.split_channels(spectrum))
@@ -124,7 +124,7 @@ def _encode_frames(
   return network.encoder_output(encoder, x)
 
 
-def _decode_frames(decoder: Params, latents: jax.Array, memory: _Memory) -> jax.Array:
+def decode_frames(decoder: Params, latents: jax.Array, memory: Memory) -> jax.Array:
   """`network.decode` without its look-ahead, going on from `memory`: [B, 4 N, F, 4]."""
   x = network.decoder_input(decoder, latents)
   name = 'input_layers_residual_unit'
@@ -144,16 +144,16 @@ def _decode_frames(decoder: Params, latents: jax.Array, memory: _Memory) -> jax.
 
 
 def _encoder_layers(encoder: Params, samples: jax.Array) -> dict[str, jax.Array]:
-  memory = _Memory()
-  _encode_frames(encoder, stft(samples, samples.shape[1] // config_lib.TIME_STRIDE), memory, None)
+  memory = Memory()
+  encode_frames(encoder, stft(samples, samples.shape[1] // config_lib.TIME_STRIDE), memory, None)
   return memory.following
 
 
 def _decoder_layers(
   decoder: Params, latents: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  memory = _Memory()
-  return _decode_frames(decoder, latents, memory), memory.following
+  memory = Memory()
+  return decode_frames(decoder, latents, memory), memory.following
 
 
 def _zeros(shapes: Any) -> Any:

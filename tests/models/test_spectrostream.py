@@ -10,6 +10,7 @@ import pytest
 from models import rvq, weights
 from models.spec import LiveMusicSpec
 from models.spectrostream import SpectroStream, SpectroStreamConfig, layers, losses, network
+from models.spectrostream import blocks as blocks_module
 from models.spectrostream import codec as codec_module
 from models.spectrostream.stft import inverse_stft, stft
 from preprocessing.composer import compose
@@ -148,15 +149,44 @@ def test_fast_convolution_equals_the_plain_one(kernel, stride, frames, widths):
 
 
 def test_blocks_equal_one_pass(codec, monkeypatch):
-  # 60 frames and a ragged end in three blocks of 32, and in one of 80.
+  # 30 frames and a ragged end in windows of 20 that advance by 5, in one of 32, and in pieces.
   rng = np.random.default_rng(3)
-  audio = (0.2 * rng.standard_normal([1920 * 59 + 700, 2])).astype(np.float32)
-  codes = rng.integers(1024, size=[60, 16])
+  audio = (0.2 * rng.standard_normal([1920 * 29 + 700, 2])).astype(np.float32)
+  codes = rng.integers(1024, size=[30, 16])
   whole = codec.latents(audio), codec.decode(codes)
-  monkeypatch.setattr(codec_module, '_BLOCK_SIZES', (32,))
-  assert len(list(codec_module._blocks(60))) == 3
+  monkeypatch.setattr(blocks_module, 'BLOCK_SIZES', (20,))
+  assert len(list(blocks_module.windows([audio[None]], 1920, 480, 0.0))) == 3
   _close(codec.latents(audio), whole[0], 5e-5)
-  _close(codec.decode(codes), whole[1], 2e-5)
+  blocks = codec.decode(codes)
+  _close(blocks, whole[1], 2e-5)
+  pieces = codec.decode_stream(codes[i : i + 3] for i in range(0, 30, 3))
+  np.testing.assert_array_equal(np.concatenate(list(pieces)), blocks)
+  pieces = codec.encode_stream((audio[i : i + 7000] for i in range(0, len(audio), 7000)), 4)
+  np.testing.assert_array_equal(np.concatenate(list(pieces)), codec.encode(audio, 4))
+
+
+@pytest.mark.parametrize('unit, extra, past', [(8, 2, 15 * 8), (1, 1, 15)])
+@pytest.mark.parametrize('length', [1, 8, 207, 208, 209, 210, 1664, 1666, 1667, 5000])
+@pytest.mark.parametrize('size', [1, 30, 400, 10_000])
+def test_windows_hold_all_that_a_frame_depends_on(unit, extra, past, length, size):
+  """A fake codec whose frames are sums over the reach of the real one, in whole numbers."""
+  x = np.random.default_rng(0).integers(-9, 9, size=[2, length, 1]).astype(float)
+  frames = -(-length // unit)
+
+  def sums(data, count):
+    data = np.pad(data[:, :count], [(0, 0), (past, (count + 1) * unit + extra), (0, 0)])
+    sums = np.cumsum(np.pad(data, [(0, 0), (1, 0), (0, 0)]), axis=1)
+    ends = past + extra + unit * np.arange(1, -(-count // unit) + 1)
+    return sums[:, ends] - sums[:, ends - past - extra - unit]
+
+  found = []
+  pieces = (x[:, i : i + size] for i in range(0, length, size))
+  for window in blocks_module.windows(pieces, unit, extra, np.nan):
+    assert (window.data.shape[1] - extra) / unit in blocks_module.BLOCK_SIZES
+    assert np.isnan(window.data[:, window.count :]).all()
+    found.append(sums(window.data, window.count)[:, window.kept])
+  np.testing.assert_array_equal(np.concatenate(found, axis=1), sums(x, length))
+  assert sum(part.shape[1] for part in found) == frames
 
 
 @pytest.mark.parametrize('kind', ['', 'ragged_', 'mono_'])
@@ -192,7 +222,7 @@ def test_batches_and_empty_clips(golden, codec):
     (lambda codec: codec.encode(np.full([480, 2], np.nan)), 'NaN or infinite'),
     (lambda codec: codec.encode(np.zeros([480, 2]), 17), r'num_levels=17 is not in 1\.\.16'),
     (lambda codec: codec.decode(np.zeros([4, 17], int)), r'1\.\.16'),
-    (lambda codec: codec.decode(np.full([4, 2], 1024)), r'not within 0\.\.1023'),
+    (lambda codec: codec.decode(np.full([4, 2], 1024)), r'1024 at \[0, 0\] is not in 0\.\.1023'),
   ],
 )
 def test_bad_input_is_named(codec, call, message):
