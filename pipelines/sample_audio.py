@@ -1,6 +1,5 @@
 """What a language model sounds like while it is trained: held-out prompts, made into sound."""
 
-import pathlib
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -8,20 +7,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 
 from evaluation import signal_health
 from inference import LiveSession, SamplingOptions
 from models.bundle import Bundle
 from models.depthformer import DepthformerModel
 from pipelines.generate import generate_audio
+from pipelines.sample_files import SampleFiles
 from training import hosts
 from training.partitioning import Partitioning
 from training.state import TrainState
 from training.wrappers import averaged_params
 
-FOLDER = 'samples'
-_STEP_FOLDER = re.compile(r'step_(\d+)')
 _SLUG_LENGTH = 40
 
 
@@ -75,12 +72,12 @@ class SampleAudio:
     if period < 0 or not secs > 0:
       raise ValueError(f'{secs} s every {period} steps: SAMPLE_SECS > 0 and SAMPLE_PERIOD >= 0.')
     self._model, self._data_dir = model, data_dir
-    self._folder = pathlib.Path(model_dir) / FOLDER
-    self._event_dir = pathlib.Path(model_dir) / self.name
-    self._period, self._total_steps = period, total_steps
+    self._period = period
+    self._files = SampleFiles(
+      model_dir, self.name, period=period, total_steps=total_steps, tensorboard=tensorboard
+    )
     self._prompts, self._num_prompts = tuple(prompts), num_prompts
     self._secs, self._sampling, self._seed = secs, sampling or SamplingOptions(), seed
-    self._tensorboard = tensorboard
     self._load_models = load_models or _load_by_name
     self._identity: dict[str, str] = {}
     self._codec = self._style = None
@@ -104,7 +101,7 @@ class SampleAudio:
   def __call__(self, state: TrainState) -> Iterable[tuple[str, float]]:
     """Figures of the samples, or nothing where none is due."""
     step = int(state.step)
-    if not self._period or not self._due(step):
+    if not self._files.due(step):
       return
     params = averaged_params(state)
     if jax.process_count() > 1:
@@ -116,24 +113,16 @@ class SampleAudio:
     start = time.monotonic()
     params = jax.device_put(params, jax.local_devices()[0])
     samples = self._generate(params)
-    self._write(step, samples)
+    rate = self._model.spec.sample_rate
+    self._files.write(step, samples, rate)
     secs = time.monotonic() - start
     yield 'seconds_per_second_of_audio', secs / (self._secs * len(samples))
-    rate = self._model.spec.sample_rate
     for name, figure in (
       ('rms_db', signal_health.rms_db),
       ('peak_db', signal_health.peak_db),
       ('silence_share', lambda audio: signal_health.silence_share(audio, rate)),
     ):
       yield name, float(np.mean([figure(audio) for audio in samples.values()]))
-
-  def _due(self, step: int) -> bool:
-    """Whether a period has ended since the samples before; they may be an earlier process's."""
-    if step == self._total_steps:
-      return True
-    found = (_STEP_FOLDER.fullmatch(path.name) for path in self._folder.glob('step_*'))
-    before = max((int(m[1]) for m in found if m and int(m[1]) < step), default=0)
-    return step // self._period > before // self._period
 
   def _session(self, params: Any) -> LiveSession:
     bundle = Bundle(self._model, params, self._model.spec, **self._identity)
@@ -152,31 +141,6 @@ class SampleAudio:
       made = generate_audio(session, [prompt] if prompt else None, self._secs, progress=False)
       samples[f'{number}_{slug}'] = np.clip(made.audio, -1, 1)
     return samples
-
-  def _write(self, step: int, samples: dict[str, np.ndarray]):
-    from preprocessing.audio import write_audio
-
-    rate = self._model.spec.sample_rate
-    folder = self._folder / f'step_{step}'
-    partial = folder.with_name(f'.{folder.name}')
-    partial.mkdir(parents=True, exist_ok=True)
-    for stem, audio in samples.items():
-      write_audio(partial / f'{stem}.wav', audio, rate)
-    if folder.exists():  # A restarted run makes these steps again.
-      for path in partial.iterdir():
-        path.replace(folder / path.name)
-      partial.rmdir()
-    else:
-      partial.rename(folder)
-    if self._tensorboard:
-      try:
-        from clu import metric_writers
-      except ImportError as error:
-        logging.warning('No audio for TensorBoard: %s', error)
-        return
-      writer = metric_writers.SummaryWriter(str(self._event_dir))
-      writer.write_audios(step, {s: x[None] for s, x in samples.items()}, sample_rate=rate)
-      writer.close()
 
 
 def _load_by_name(identity: dict[str, str]) -> tuple[Any, Any]:

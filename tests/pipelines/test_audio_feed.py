@@ -50,12 +50,63 @@ def test_batches_are_pure_functions_of_their_index(folder):
 
 def test_augmentation_keeps_the_shape_and_full_scale():
   x = np.tile(np.float32([[0.5, -0.9]]), (10, 1))
-  loud = audio_feed.Augmentation(gain_db=(6.0, 6.0), swap_probability=1.0, invert_probability=0.0)
+  loud = audio_feed.Augmentation((6.0, 6.0), 1.0, invert_probability=0.0, mono_probability=0.0)
   got = loud.apply(np.random.default_rng(0), x)
   np.testing.assert_allclose(got, np.tile([[-1.0, 0.5 / 0.9]], (10, 1)), rtol=1e-6)
-  quiet = audio_feed.Augmentation((-20.0, -20.0), swap_probability=0.0, invert_probability=1.0)
+  quiet = audio_feed.Augmentation((-20.0, -20.0), 0.0, invert_probability=1.0, mono_probability=0.0)
   got = quiet.apply(np.random.default_rng(0), x)
   np.testing.assert_allclose(got, -0.1 * x, rtol=1e-6)
+  mono = audio_feed.Augmentation((0.0, 0.0), 0.5, invert_probability=0.0, mono_probability=1.0)
+  got = mono.apply(np.random.default_rng(0), x)
+  np.testing.assert_allclose(got, np.full([10, 2], -0.2), rtol=1e-6)
+
+
+def test_crops_from_disk_are_the_files(folder):
+  ramp = np.linspace(-0.9, 0.9, 2 * 44_100)
+  soundfile.write(folder / 'ramp.wav', np.stack([ramp, -ramp], 1), 44_100, subtype='FLOAT')
+  options = dict(batch_size=24, crop_secs=0.4, augmentation=None, in_memory=False)
+  feed = audio_feed.CodecFeed(folder, **options)
+  audio = feed.batch(3)['audio']
+  assert audio.shape == (24, 19_200, 2) and audio.dtype == np.float32
+  constant = {tuple(np.round(row[0], 3)) for row in audio if np.ptp(row) < 1.0 and row[0].std() > 0}
+  assert {(0.25, -0.5), (0.125, 0.75)} <= constant
+  # A slope that is the file's, whatever its sample rate.
+  slopes = [np.diff(row[100:-100, 0]).mean() for row in audio if np.ptp(row[:, 0]) > 0.01]
+  assert slopes and np.allclose(slopes, 1.8 / (2 * RATE), rtol=1e-3)
+  np.testing.assert_array_equal(audio, audio_feed.CodecFeed(folder, **options).batch(3)['audio'])
+
+
+def test_a_file_that_cannot_be_read_is_drawn_anew(folder):
+  (folder / 'gone.wav').write_bytes((folder / 'a.wav').read_bytes())
+  feed = audio_feed.CodecFeed(folder, batch_size=16, crop_secs=0.4, in_memory=False)
+  (folder / 'gone.wav').write_bytes(b'RIFF, but not really')
+  assert np.isfinite(feed.batch(0)['audio']).all()
+  for path in folder.iterdir():
+    path.unlink()
+  with pytest.raises(ValueError, match='20 crops could not be read, the last because'):
+    feed.batch(0)
+
+
+@pytest.mark.parametrize('in_memory', [True, False])
+def test_shards_are_the_rows_of_the_batch(folder, in_memory):
+  feed = audio_feed.CodecFeed(folder, batch_size=6, crop_secs=0.2, in_memory=in_memory)
+  whole = feed.batch(5)['audio']
+  for index in range(2):
+    np.testing.assert_array_equal(feed.shard(index, 2).batch(5)['audio'], whole[index::2])
+  np.testing.assert_array_equal(feed.batch(5)['audio'], whole)
+
+
+def test_what_is_held_out(folder, tmp_path):
+  assert audio_feed.held_out_feed(folder, None, batch_size=2, crop_secs=0.4) is None
+  other = audio_feed.held_out_feed('nowhere', folder, batch_size=30, crop_secs=0.4)
+  assert {tuple(np.round(row[0], 3)) for row in other.batch(0)['audio']} == {
+    (0.25, -0.5), (0.125, 0.75)
+  }  # fmt: skip
+  row = {'path': 'b.flac', 'track_id': 'b', 'sha256': '0b', 'split': 'validation'}
+  facts = {'duration_secs': 1.0, 'sample_rate': RATE, 'channels': 2}
+  (folder / 'manifest.jsonl').write_text(json.dumps(row | facts) + '\n')
+  split = audio_feed.held_out_feed(folder, None, batch_size=9, crop_secs=0.4)
+  assert np.allclose(split.batch(0)['audio'], [0.125, 0.75], atol=1e-3)
 
 
 def test_crop_must_be_whole_frames(folder):
@@ -76,9 +127,9 @@ def test_manifest_split_and_paths(folder):
   facts = {'duration_secs': 1.0, 'sample_rate': RATE, 'channels': 2}
   text = ''.join(json.dumps(row | facts) + '\n' for row in rows)
   (folder / 'manifest.jsonl').write_text(text)
-  assert audio_feed.find_audio(folder) == [str(folder / 'a.wav')]
+  assert audio_feed.find_audio(folder) == {str(folder / 'a.wav'): 1.0}
   manifest = folder / 'manifest.jsonl'
-  assert audio_feed.find_audio(manifest, split='validation') == [str(folder / 'b.flac')]
+  assert list(audio_feed.find_audio(manifest, 'validation')) == [str(folder / 'b.flac')]
   assert len(audio_feed.find_audio(folder, split=None)) == 2
   with pytest.raises(ValueError, match="split 'test'"):
     audio_feed.find_audio(folder, split='test')

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 import gin
@@ -31,6 +32,14 @@ def _model_file(run: pathlib.Path) -> list[str]:
     if f'gin/models/{kind}_tiny.gin' in text:
       return [f'gin/models/{kind}_tiny.gin']
   return [TINY] if 'depthformer' in text or "include 'gin/runs/pretrain" in text else []
+
+
+@pytest.mark.parametrize('model', MODELS, ids=lambda path: path.stem)
+def test_every_model_file_parses_with_its_run(model):
+  runs = {'spectrostream': 'train_codec', 'musiccoca': 'train_style'}
+  run = runs.get(model.stem.split('_')[0], 'pretrain')
+  gin_config.parse_gin([str(model), f'gin/runs/{run}.gin'], REQUIRED)
+  assert callable(gin_config.macro_value('RUN')) and gin_config.macro_value('MODEL') is not None
 
 
 @pytest.mark.parametrize('run', RUNS, ids=lambda path: path.stem)
@@ -184,11 +193,35 @@ def test_codec_and_style_model_files_are_the_bundled_sizes():
   gin_config.parse_gin(codec, [*REQUIRED, 'TRAIN_STEPS = 7'])
   trainable = gin_config.macro_value('MODEL')
   assert trainable.config == SpectroStreamConfig.tiny()
+  assert trainable.recipe.linear_start is not None
+  assert trainable.discriminator_config.width == 4 and trainable.discriminator_config.windows[5]
   schedule = gin.query_parameter('optimizers.adam.learning_rate').scoped_configurable_fn()
   assert float(schedule(3)) == pytest.approx(1.5e-4, rel=1e-5)  # In the warmup of 30 steps.
   style = ['gin/models/musiccoca_tiny.gin', 'gin/runs/train_style.gin']
   gin_config.parse_gin(style, REQUIRED)
   assert gin_config.macro_value('MODEL') == MusicCoCaConfig.tiny()
+
+
+def test_the_base_codec_has_the_released_size_and_weights_come_from_macros():
+  import jax
+
+  files = ['gin/models/spectrostream_base.gin', 'gin/runs/train_codec.gin']
+  gin_config.parse_gin(files, [*REQUIRED, 'MEL_WEIGHT = 3.0', "TRAIN_ONLY = 'decoder'"])
+  trainable = gin_config.macro_value('MODEL')
+  shapes = jax.eval_shape(trainable.init, jax.random.key(0))
+  codebooks = jax.eval_shape(trainable.init_aux, jax.random.key(0))['codebooks']
+  own = [*jax.tree.leaves((shapes['encoder'], shapes['decoder'])), codebooks]
+  assert sum(leaf.size for leaf in own) == 61_713_666
+  assert len(shapes['discriminators']) == 6 and trainable.discriminator_config.width == 32
+  assert trainable.recipe.mel_weight == 3.0 and trainable.recipe.train_only == 'decoder'
+  assert trainable.recipe.linear_start is None and trainable.recipe.balance
+  optimizer = gin.query_parameter('codec_training.train_codec.optimizer').scoped_configurable_fn()
+  params = {name: {'w': np.ones(3, np.float32)} for name in ('decoder', 'discriminators')}
+  gradients = jax.tree.map(np.ones_like, params)
+  updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+  # Adam's first step has the size of the learning rate: 1 of 30 warmup steps lies behind it.
+  assert abs(float(updates['decoder']['w'][0])) == pytest.approx(0.0, abs=1e-4)
+  assert float(updates['discriminators']['w'][0]) == pytest.approx(-3e-4, rel=1e-3)
 
 
 def test_included_files_are_found_from_any_working_directory(tmp_path, monkeypatch):
