@@ -4,6 +4,7 @@ The evaluation of language models has it as a section (`measure_codec`), the cod
 recording after recording with the same functions.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,9 @@ def measure_codec(
       decoded[depth].append(estimate)
       results[depth].append(figures)
       on_step(1)
-    others.add(round_trips(reference, [kbps_of(depth, spec) for depth in depths]))
+    for name in OTHER_CODECS:
+      for kbps in (kbps_of(depth, spec) for depth in depths):
+        others.take(name, kbps, functools.partial(_measure_other, reference, name, kbps))
     noise.append(reference.compare(anchors.noise_like(audio, seed)))
   rows = depth_rows(results, spec, seed)
   other_rows = [*others.rows(seed), noise_row(noise, seed)]
@@ -85,38 +88,43 @@ def reconstruct(
     yield depth, estimate, reference.compare(estimate)
 
 
-def round_trips(
-  reference: codec_metrics.Reference, rates: Sequence[float]
-) -> Iterator[tuple[str, float, np.ndarray | None, Figures | str]]:
-  """Yields (codec, kbit/s, audio, figures with 'file_kbps') of the other codecs.
+def round_trip(
+  reference: codec_metrics.Reference, name: str, kbps: float
+) -> tuple[np.ndarray, Figures]:
+  """Audio and figures, with 'file_kbps', of one of the other codecs.
 
-  Where a codec is not to be had at a rate, the audio is None and the figures are the reason.
+  Raises:
+    Unavailable: it is not to be had at that rate.
   """
-  for name, other in OTHER_CODECS.items():
-    for kbps in rates:
-      try:
-        estimate, rate = other.round_trip(reference.audio, reference.sample_rate, kbps)
-      except Unavailable as error:
-        yield name, kbps, None, str(error)
-        continue
-      yield name, kbps, estimate, {**reference.compare(estimate), 'file_kbps': rate}
+  estimate, rate = OTHER_CODECS[name].round_trip(reference.audio, reference.sample_rate, kbps)
+  return estimate, {**reference.compare(estimate), 'file_kbps': rate}
+
+
+def _measure_other(reference: codec_metrics.Reference, name: str, kbps: float) -> Figures:
+  return round_trip(reference, name, kbps)[1]
 
 
 class OtherResults:
-  """Figures of the other codecs over recordings; a rate that fails once is skipped."""
+  """Figures of the other codecs over recordings; a rate that fails once is skipped.
+
+  Attributes:
+    figures: of each recording, by codec and kbit/s.
+  """
 
   def __init__(self):
     self.figures: dict[tuple[str, float], list[Figures]] = {}
     self._reasons: dict[tuple[str, float], str] = {}
 
-  def add(self, results: Iterator[tuple[str, float, Any, Figures | str]]):
-    """Takes what `round_trips` yields for one recording."""
-    for name, kbps, _, figures in results:
-      if isinstance(figures, str):
-        self._reasons.setdefault((name, kbps), figures)
-        self.figures.pop((name, kbps), None)
-      elif (name, kbps) not in self._reasons:
-        self.figures.setdefault((name, kbps), []).append(figures)
+  def take(self, name: str, kbps: float, measure: Callable[[], Figures]):
+    """Adds what `measure` gives for the next recording, or why it gives nothing."""
+    key = (name, kbps)
+    if key in self._reasons:
+      return
+    try:
+      self.figures.setdefault(key, []).append(measure())
+    except Unavailable as error:
+      self._reasons[key] = str(error)
+      del self.figures[key]
 
   def rows(self, seed: int) -> list[dict[str, Any]]:
     """A row for each codec and rate."""

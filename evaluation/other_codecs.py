@@ -82,7 +82,7 @@ class OtherCodec:
       return ''
     flag = '--version' if self.tools[0] == 'opusenc' else '-version'
     done = subprocess.run([self.tools[0], flag], capture_output=True, text=True, check=False)
-    return ' '.join(done.stdout.split('\n')[0].split()[:7]).removesuffix(' Copyright (c)')
+    return done.stdout.partition('\n')[0].partition(' Copyright')[0]
 
 
 OTHER_CODECS = {

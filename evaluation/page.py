@@ -107,7 +107,9 @@ def render(template: str, **values: Any) -> str:
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
   )
-  environment.filters |= {'figure': _figure, 'share': _share, 'interval': _interval}
+  environment.filters |= {
+    'figure': _figure, 'signed': _signed, 'share': _share, 'interval': _interval
+  }  # fmt: skip
   return environment.get_template(template).render(**values)
 
 
@@ -135,6 +137,11 @@ def _figure(value: float | None, digits: int = 2) -> str:
   if abs(value) >= 1000:
     return f'{value:,.0f}'.replace(',', ' ').replace('-', '−')
   return f'{value:.{digits}f}'.replace('-', '−')
+
+
+def _signed(value: float | None, digits: int = 2) -> str:
+  text = _figure(value, digits)
+  return f'+{text}' if text[0].isdigit() else text
 
 
 def _share(value: float | None) -> str:

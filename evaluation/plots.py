@@ -143,8 +143,7 @@ def by_level(
   with matplotlib.rc_context(_STYLE):
     figure, axes = plt.subplots(figsize=(3.5, 2.6))
     for number, (name, values) in enumerate(rows.items()):
-      levels = np.arange(1, len(values) + 1)
-      axes.plot(levels, values, color=COLOURS[number % len(COLOURS)], label=name, linewidth=1.5)
+      axes.plot(values, color=COLOURS[number % len(COLOURS)], label=name, linewidth=1.5)
     for number, (name, value) in enumerate(anchors.items()):
       axes.axhline(value, color=ANCHOR_COLOUR, linestyle=('--', ':')[number % 2], label=name)
     axes.set(xlabel='RVQ level', ylabel=ylabel)
