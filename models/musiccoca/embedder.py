@@ -27,10 +27,12 @@ class StyleEmbedder(abc.ABC):
   Attributes:
     spec: rates and sizes of the system.
     vocabulary: of the text tower.
+    variant: what changes embeddings besides the weights (the runtime, a mapper); '' for nothing.
   """
 
   spec: LiveMusicSpec
   vocabulary: TextVocabulary
+  variant = ''
 
   @property
   @abc.abstractmethod
