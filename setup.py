@@ -73,6 +73,7 @@ setuptools.setup(
   extras_require={
     'tpu': ['jax[tpu]>=0.7.2,<0.12'],
     'gpu': ['jax[cuda12]>=0.7.2,<0.12'],
+    'litert': ['ai-edge-litert>=2.0,<3'],  # Runs the TFLite files of Magenta RealTime v2.
     'test': ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9'],
     'docs': ['mkdocs>=1.6,<2', 'mkdocs-material>=9.5,<10'],
   },
