@@ -1,5 +1,6 @@
 """Feeds the style model's training with 10 s crops and caption variants."""
 
+import copy
 import dataclasses
 import functools
 import pathlib
@@ -13,20 +14,22 @@ from models.musiccoca.config import MusicCoCaConfig
 from models.musiccoca.vocabulary import TextVocabulary, train_vocabulary
 from models.spec import LiveMusicSpec
 from preprocessing.audio import read_audio
-from preprocessing.captions import CaptionFacts, caption_variant, whole_caption
+from preprocessing.captions import CaptionFacts, caption_variant, tempo_and_key, whole_caption
 from preprocessing.composer_styles import style_named
 from preprocessing.demo_corpus import CORPUS_FILE, read_corpus
-from preprocessing.manifest import MANIFEST_FILE, read_manifest
+from preprocessing.manifest import MANIFEST_FILE, Track, read_manifest
 
 _BLOCK_FRAMES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class StyleTrack:
-  """An audio file and what is known of it."""
+  """An audio file and what is known of it; `work` names what it is a recording of."""
 
   path: str
   facts: CaptionFacts
+  duration_secs: float
+  work: str = ''
 
 
 def style_tracks(source: str | pathlib.Path, split: str | None = 'train') -> list[StyleTrack]:
@@ -44,10 +47,7 @@ def style_tracks(source: str | pathlib.Path, split: str | None = 'train') -> lis
   manifest = source / MANIFEST_FILE if source.is_dir() else source
   if manifest.is_file():
     tracks = [
-      StyleTrack(
-        track.path,
-        CaptionFacts(track.caption, (track.genre,) if track.genre else (), tuple(track.tags)),
-      )
+      StyleTrack(track.path, manifest_facts(track), track.duration_secs, track.work)
       for track in read_manifest(manifest)
       if split in (None, track.split)
     ]
@@ -58,6 +58,8 @@ def style_tracks(source: str | pathlib.Path, split: str | None = 'train') -> lis
         CaptionFacts(
           work.caption, (style_named(work.style).label,), work.instruments, work.bpm, work.key
         ),
+        work.duration_secs,
+        work.work_id,
       )
       for work in read_corpus(source)
     ]
@@ -72,12 +74,26 @@ def style_tracks(source: str | pathlib.Path, split: str | None = 'train') -> lis
   return tracks
 
 
+def manifest_facts(track: Track) -> CaptionFacts:
+  """What a line of a manifest says that a caption may say."""
+  bpm, key = tempo_and_key(track.caption)
+  return CaptionFacts(
+    caption=track.caption,
+    styles=(track.genre,) if track.genre else (),
+    instruments=tuple(track.tags),
+    bpm=bpm,
+    key=key,
+    vocal=track.vocal,
+    tradition=track.tradition,
+  )
+
+
 class StyleFeed:
   """Batches of log-mel crops with caption variants; a pure function of (seed, step).
 
-  Each epoch goes through the tracks once in a new order, with a new crop and a new caption. Whole
-  tracks are analysed when first needed and kept as float16 log-mels (25 kB per second), so a crop
-  may start at any frame.
+  Each epoch goes through the tracks once in a new order, with a new crop and a new caption. A small
+  corpus is kept in memory: whole tracks are analysed when first needed and stay as float16 log-mels
+  (25 kB per second). Of a large one each crop is read from its file.
   """
 
   def __init__(
@@ -105,7 +121,7 @@ class StyleFeed:
       text_length: ids per text in a batch (a shorter text tower input trains faster); None for
         `config.max_text_length`.
       cut_probability: of a clip whose end is silence, as the last window of a file has it.
-      max_cached_tracks: log-mels kept in memory.
+      max_cached_tracks: log-mels kept in memory; of more tracks than these, none is.
 
     Raises:
       ValueError: no tracks, or one without caption, style and instruments.
@@ -126,20 +142,35 @@ class StyleFeed:
     self.clip_frames = config.num_frames(
       self.spec.style_window_secs * self.spec.style_sample_rate
     )
+    self._keeps_tracks = len(tracks) <= max_cached_tracks
     self.track_log_mel = functools.lru_cache(max_cached_tracks)(self._track_log_mel)
+    self._shard = (0, 1)
     self._order = functools.lru_cache(2)(self._epoch_order)
+
+  def shard(self, index: int, count: int) -> 'StyleFeed':
+    """The feed of rows `index`, `index + count`, ... of each batch, for one of several processes.
+
+    Raises:
+      ValueError: `count` does not divide the batch.
+    """
+    if self.batch_size % count:
+      raise ValueError(f'A batch of {self.batch_size} cannot be shared by {count} readers evenly.')
+    part = copy.copy(self)
+    part._shard = (index, count)
+    return part
 
   def batch(self, step: int) -> dict[str, np.ndarray]:
     """Batch number `step`: log_mel [B, frames, bands] float16, text_ids and text_paddings [B,
     T]."""
-    count = len(self.tracks)
+    first, number = step * self.batch_size, len(self.tracks)
+    index, count = self._shard
     clips, texts = [], []
-    for position in range(step * self.batch_size, (step + 1) * self.batch_size):
-      epoch, place = divmod(position, count)
-      index = int(self._order(epoch)[place])
-      rng = np.random.default_rng([self.seed, epoch, index])
-      clips.append(self._crop(self.track_log_mel(index), rng))
-      texts.append(caption_variant(self.tracks[index].facts, rng))
+    for position in range(first + index, first + self.batch_size, count):
+      epoch, place = divmod(position, number)
+      track = int(self._order(epoch)[place])
+      rng = np.random.default_rng([self.seed, epoch, track])
+      clips.append(self._crop(track, rng))
+      texts.append(caption_variant(self.tracks[track].facts, rng))
     ids, paddings = self.vocabulary.encode(texts)
     return {
       'log_mel': np.stack(clips),
@@ -150,13 +181,23 @@ class StyleFeed:
   def _epoch_order(self, epoch: int) -> np.ndarray:
     return np.random.default_rng([self.seed, epoch]).permutation(len(self.tracks))
 
-  def _crop(self, log_mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  def _crop(self, track: int, rng: np.random.Generator) -> np.ndarray:
     """A random window of a track; now and then its end is silence."""
-    length = self.clip_frames
-    start = int(rng.integers(max(len(log_mel) - length, 0) + 1))
-    if rng.random() < self.cut_probability:
-      log_mel = log_mel[: start + int(rng.integers(length // 4, length))]
-    return self.window(log_mel, start)
+    length, start_draw = self.clip_frames, rng.random()
+    cut = int(rng.integers(length // 4, length)) if rng.random() < self.cut_probability else length
+    if self._keeps_tracks:
+      log_mel = self.track_log_mel(track)
+      start = int(start_draw * (max(len(log_mel) - length, 0) + 1))
+      return self.window(log_mel[: start + cut], start)
+    return self.window(self._read_window(track, start_draw)[:cut], 0)
+
+  def _read_window(self, track: int, place: float) -> np.ndarray:
+    """The window `place` (0 to 1) of the way through a track, read from its file alone."""
+    rate, secs = self.spec.style_sample_rate, self.spec.style_window_secs
+    path, duration = self.tracks[track].path, self.tracks[track].duration_secs
+    start = place * max(duration - secs, 0.0)
+    audio = read_audio(path, sample_rate=rate, channels=1, start=start, duration=secs)[:, 0]
+    return self._analyse(audio)[: self.clip_frames]
 
   def window(self, log_mel: np.ndarray, start: int) -> np.ndarray:
     """`clip_frames` of a track's log-mel [frames, bands] from frame `start`, then silence."""
@@ -166,10 +207,13 @@ class StyleFeed:
     return np.pad(clip, [(0, missing), (0, 0)], constant_values=silence)
 
   def _track_log_mel(self, index: int) -> np.ndarray:
-    """Log-mel of a whole track, float16 [frames, bands], in blocks of equal size (one
-    compilation)."""
+    """Log-mel of a whole track, float16 [frames, bands]."""
+    rate = self.spec.style_sample_rate
+    return self._analyse(read_audio(self.tracks[index].path, sample_rate=rate, channels=1)[:, 0])
+
+  def _analyse(self, audio: np.ndarray) -> np.ndarray:
+    """Samples -> float16 [frames, bands], in blocks of equal size (one compilation)."""
     rate, config = self.spec.style_sample_rate, self.config
-    audio = read_audio(self.tracks[index].path, sample_rate=rate, channels=1)[:, 0]
     count = max((len(audio) - config.frame_length) // config.hop_length + 1, 0)
     block = (_BLOCK_FRAMES - 1) * config.hop_length + config.frame_length
     parts = [np.zeros([0, config.mel_bins], np.float16)]

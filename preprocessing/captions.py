@@ -10,6 +10,10 @@ import re
 
 import numpy as np
 
+_BPM = re.compile(r'\b(\d{2,3}(?:\.\d+)?) ?bpm\b', re.IGNORECASE)
+_KEY = re.compile(
+  r'\b([A-G](?:b|#)?) ((?:harmonic )?(?:major|minor)|dorian|phrygian|lydian|mixolydian)\b'
+)
 _SEPARATORS = re.compile(r'[,;:()]| with | featuring ')
 
 # (beats per minute below which the words fit, words).
@@ -64,6 +68,8 @@ class CaptionFacts:
     instruments: names, the leading one first.
     bpm: beats per minute.
     key: tonic and mode.
+    vocal: 'vocal', 'instrumental' or ''.
+    tradition: musical tradition.
   """
 
   caption: str = ''
@@ -71,6 +77,8 @@ class CaptionFacts:
   instruments: tuple[str, ...] = ()
   bpm: float | None = None
   key: str = ''
+  vocal: str = ''
+  tradition: str = ''
 
   @property
   def is_empty(self) -> bool:
@@ -100,6 +108,12 @@ def caption_variant(facts: CaptionFacts, rng: np.random.Generator) -> str:
 def whole_caption(facts: CaptionFacts) -> str:
   """The caption as it is; where there is none, styles and instruments in a row."""
   return facts.caption.strip() or ', '.join([*facts.styles, *facts.instruments])
+
+
+def tempo_and_key(caption: str) -> tuple[float | None, str]:
+  """What a caption says of tempo and key: '... at 84 bpm in F# minor' -> (84.0, 'F# minor')."""
+  bpm, key = _BPM.search(caption), _KEY.search(caption)
+  return (float(bpm[1]) if bpm else None), (f'{key[1]} {key[2]}' if key else '')
 
 
 def phrases(caption: str) -> list[str]:
@@ -137,7 +151,7 @@ def _style_alone(facts: CaptionFacts, rng: np.random.Generator) -> str:
 
 
 def _short_phrase(facts: CaptionFacts, rng: np.random.Generator) -> str:
-  """Two or three tags: 'slow jazz with piano', 'piano and sax', 'funk in E dorian'."""
+  """Two or three facts: 'slow jazz with piano', 'piano and sax', 'instrumental funk'."""
   style = _draw(facts.styles, rng) if facts.styles else 'music'
   forms = []
   if facts.instruments:
@@ -151,6 +165,12 @@ def _short_phrase(facts: CaptionFacts, rng: np.random.Generator) -> str:
       forms += [f'{tempo} {style} with {some[0]}', f'{tempo} {style} with {" and ".join(some)}']
   if facts.key:
     forms += [f'{style} in {facts.key}']
+  if facts.vocal == 'instrumental':
+    forms += [f'instrumental {style}', f'{style}, instrumental']
+  elif facts.vocal:
+    forms += [f'{style} with vocals', f'vocal {style}']
+  if facts.tradition:
+    forms += [f'{facts.tradition} {style}', f'{facts.tradition} music']
   return _draw(tuple(forms) or (style,), rng)
 
 

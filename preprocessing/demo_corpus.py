@@ -322,7 +322,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--num_works', type=int, default=18)
   parser.add_argument('--secs_per_work', type=float, default=30.0)
   parser.add_argument('--seed', type=int, default=0)
-  parser.add_argument('--styles', nargs='+', help=f'of {", ".join(STYLES)}')
+  parser.add_argument('--styles', nargs='+', help=f'"all", or of {", ".join(STYLES)}')
   parser.add_argument('--formats', nargs='+', default=FORMATS, help=f'of {", ".join(FORMATS)}')
   parser.add_argument('--renderer', default='builtin', help='builtin or fluidsynth')
   args = parser.parse_args(argv)
@@ -332,7 +332,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       num_works=args.num_works,
       secs_per_work=args.secs_per_work,
       seed=args.seed,
-      styles=args.styles,
+      styles=STYLES if args.styles == ['all'] else args.styles,
       renderer=args.renderer,
       formats=args.formats,
     )

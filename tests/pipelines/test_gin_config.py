@@ -49,7 +49,7 @@ def test_every_run_file_parses_with_its_model(run):
     for line in run.read_text().splitlines()
     if line.endswith('%gin.REQUIRED')
   ]
-  if "include 'gin/runs/pretrain" in run.read_text():
+  if "include 'gin/runs/" in run.read_text():
     names += ['DATA_DIR', 'MODEL_DIR']
   bindings = [f'{name} = "here"' for name in set(names)]
   gin_config.parse_gin([*_model_file(run), str(run)], bindings)
@@ -186,7 +186,6 @@ def test_a_mistyped_macro_ends_train_py_before_any_work(tmp_path):
 
 
 def test_codec_and_style_model_files_are_the_bundled_sizes():
-  from models.musiccoca import MusicCoCaConfig
   from models.spectrostream.config import SpectroStreamConfig
 
   codec = ['gin/models/spectrostream_tiny.gin', 'gin/runs/train_codec.gin']
@@ -197,9 +196,21 @@ def test_codec_and_style_model_files_are_the_bundled_sizes():
   assert trainable.discriminator_config.width == 4 and trainable.discriminator_config.windows[5]
   schedule = gin.query_parameter('optimizers.adam.learning_rate').scoped_configurable_fn()
   assert float(schedule(3)) == pytest.approx(1.5e-4, rel=1e-5)  # In the warmup of 30 steps.
-  style = ['gin/models/musiccoca_tiny.gin', 'gin/runs/train_style.gin']
-  gin_config.parse_gin(style, REQUIRED)
-  assert gin_config.macro_value('MODEL') == MusicCoCaConfig.tiny()
+
+
+@pytest.mark.parametrize(
+  'size, run, optimizer, rate',
+  [('tiny', 'train_style_tiny', 'adam', 1.5e-4), ('base', 'train_style', 'adafactor', 3e-7)],
+)
+def test_style_model_files_are_the_sizes_of_their_classes(size, run, optimizer, rate):
+  from models.musiccoca import MusicCoCaConfig
+
+  gin_config.parse_gin([f'gin/models/musiccoca_{size}.gin', f'gin/runs/{run}.gin'], REQUIRED)
+  expected = MusicCoCaConfig.tiny() if size == 'tiny' else MusicCoCaConfig.real()
+  assert gin_config.macro_value('MODEL') == expected
+  assert gin_config.macro_value('OPTIMIZER').__name__ == optimizer
+  schedule = gin.query_parameter(f'optimizers.{optimizer}.learning_rate').scoped_configurable_fn()
+  assert float(schedule(3)) == pytest.approx(rate, rel=1e-5)  # In the warmup.
 
 
 def test_the_base_codec_has_the_released_size_and_weights_come_from_macros():

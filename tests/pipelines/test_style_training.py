@@ -1,18 +1,24 @@
 """The style model's run end to end at toy size, and its feed."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
 import soundfile
 
 from models.musiccoca import MusicCoCa, MusicCoCaConfig, TowerConfig, frontend
 from models.musiccoca.captioner import CaptionerConfig
+from models.musiccoca.codebooks import CodebookRecipe
 from models.musiccoca.training import StyleRecipe
 from models.spec import LiveMusicSpec
-from pipelines import style_feed, style_training
+from pipelines import style_feed, style_finish, style_training
 from preprocessing.captions import CaptionFacts
-from training import optimizers
+from training import metrics, optimizers
 
 _TOWER = TowerConfig(
   num_layers=1, model_dim=16, num_heads=2, head_dim=8, mlp_dim=16, pooler_heads=2, pooler_head_dim=4
@@ -87,24 +93,98 @@ def test_a_window_beyond_the_end_is_silence(feed):
   np.testing.assert_allclose(window[48:], np.log(0.001), rtol=1e-3)
 
 
-def test_a_run_writes_a_model_that_loads(folder, tmp_path):
-  style_training.train_style(
-    model_dir=str(tmp_path),
-    data_dir=str(folder),
-    config=_CONFIG,
-    batch_size=3,
-    recipe=StyleRecipe(kept_patches=8, captioner=CaptionerConfig(1, 2)),
-    finish=style_training.FinishRecipe(
-      text_steps=2, rank=8, active_codes=(2, 4), windows_per_track=2, texts_per_track=2
+_STYLE_RUN = {
+  'config': _CONFIG, 'batch_size': 3, 'text_length': 16, 'spec': _SPEC, 'tensorboard': False,
+  'checkpoint_period': 1,
+  'recipe': StyleRecipe(kept_patches=8, captioner=CaptionerConfig(1, 2)),
+  'finish': style_finish.FinishRecipe(
+    text_steps=2, windows_per_track=2, texts_per_track=2,
+    codebooks=CodebookRecipe(
+      rank=8, active_codes=(2, 4), shared_levels=1, shared_rank=2, ema_passes=2, ema_batch_size=4
     ),
-    optimizer=optimizers.adam(1e-3),
-    total_steps=2,
-    text_length=16,
-    spec=_SPEC,
-    tensorboard=False,
-  )
-  model = MusicCoCa.load(tmp_path / style_training.WEIGHTS_FILE)
+  ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def whole_run(folder, tmp_path_factory):
+  model_dir = tmp_path_factory.mktemp('whole')
+  state = style_training.train_style(
+    model_dir=str(model_dir), data_dir=str(folder), total_steps=3,
+    optimizer=optimizers.adam(1e-3), **_STYLE_RUN,
+  )  # fmt: skip
+  return model_dir, state
+
+
+def test_a_run_writes_a_model_that_loads(whole_run):
+  model = MusicCoCa.load(whole_run[0] / style_finish.WEIGHTS_FILE)
   assert model.card['training_tracks'] == 3 and model.card['held_out_tracks'] == 1
-  assert model.card['steps'] == 2
+  assert model.card['steps'] == 3
   assert model.tokenize(model.embed_text(['piano']))[0, 0] in (0, 1)
   assert model.codebooks.shape == (3, 16, 24)
+
+
+def test_a_run_that_stopped_ends_where_one_that_did_not(whole_run, folder, tmp_path):
+  """Stopped after one step, and gone on: the same parameters, to the bit, and the same file."""
+  expected_dir, expected = whole_run
+  for steps in (1, 3):
+    state = style_training.train_style(
+      model_dir=str(tmp_path), data_dir=str(folder), total_steps=steps,
+      optimizer=optimizers.adam(1e-3), **_STYLE_RUN,
+    )  # fmt: skip
+  jax.tree.map(np.testing.assert_array_equal, state.params, expected.params)
+  jax.tree.map(np.testing.assert_array_equal, state.opt_state, expected.opt_state)
+  first, second = (
+    MusicCoCa.load(path / style_finish.WEIGHTS_FILE) for path in (expected_dir, tmp_path)
+  )
+  assert first.content_hash == second.content_hash
+
+
+def test_processes_share_a_batch_row_by_row(feed):
+  whole = feed.batch(4)
+  parts = [feed.shard(index, 3).batch(4) for index in range(3)]
+  for name, rows in whole.items():
+    np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), rows)
+  with pytest.raises(ValueError, match='3 cannot be shared by 2'):
+    feed.shard(0, 2)
+
+
+def test_crops_of_a_large_corpus_are_read_from_their_files(feed):
+  """The same rows of music within the frames of a crop's start, whether tracks are kept or not."""
+  small = style_feed.StyleFeed(
+    feed.tracks, feed.vocabulary, _CONFIG, batch_size=3, seed=5, spec=_SPEC, text_length=16,
+    cut_probability=0.0, max_cached_tracks=2,
+  )  # fmt: skip
+  kept, read = feed.batch(1), small.batch(1)
+  np.testing.assert_array_equal(kept['text_ids'], read['text_ids'])
+  assert read['log_mel'].shape == kept['log_mel'].shape and read['log_mel'].dtype == np.float16
+  # Steady tones: a window looks the same wherever it starts.
+  means = [np.asarray(x['log_mel'], np.float32).mean(1) for x in (kept, read)]
+  np.testing.assert_allclose(means[0], means[1], atol=0.35)
+
+
+def test_train_py_makes_a_style_model_in_one_call(folder, tmp_path):
+  """Towers, text onto audio, 12 x 1024 codes and the weights file, at the tiny model's recipe."""
+  settings = {
+    'DATA_DIR': str(folder), 'MODEL_DIR': str(tmp_path / 'run'), 'TRAIN_STEPS': 2, 'BATCH_SIZE': 4,
+    'NUM_MICROBATCHES': 2, 'TEXT_STEPS': 2, 'EVAL_PERIOD': 2, 'LOG_PERIOD': 1,
+  }  # fmt: skip
+  command = [
+    sys.executable, 'train.py', '--gin_file=gin/models/musiccoca_tiny.gin',
+    '--gin_file=gin/runs/train_style_tiny.gin',
+    '--gin.config.TowerConfig.model_dim=16', '--gin.config.TowerConfig.mlp_dim=16',
+    *(f'--gin.{name}={value!r}' for name, value in settings.items()),
+  ]  # fmt: skip
+  root = pathlib.Path(__file__).parents[2]
+  done = subprocess.run(
+    command, cwd=root, capture_output=True, text=True, timeout=900,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr[-3000:]
+  model = MusicCoCa.load(tmp_path / 'run' / style_finish.WEIGHTS_FILE)
+  assert model.codebooks.shape == (12, 1024, 768)
+  assert model.card['steps'] == 2 and 'text_to_audio_recall_at_10' in model.card['held_out']
+  tokens = model.tokenize(model.embed_text(['calm jazz']))
+  assert tokens.shape == (1, 12) and tokens[0, 0] < 32, 'level 0 has 32 codes in use'
+  lines = metrics.read_metrics(tmp_path / 'run')
+  assert {line['stream'] for line in lines} == {'train', 'training_eval/retrieval'}

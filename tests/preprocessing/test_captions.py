@@ -50,6 +50,26 @@ def test_tempo_words(bpm, word):
   assert word in captions.tempo_words(bpm)
 
 
+def test_vocals_and_traditions_are_said():
+  facts = CaptionFacts(styles=('gwo ka',), vocal='instrumental', tradition='Guadeloupean')
+  texts = set(_variants(facts))
+  assert {'instrumental gwo ka', 'Guadeloupean music'} <= texts
+  sung = set(_variants(CaptionFacts(styles=('folk',), vocal='vocal')))
+  assert 'folk with vocals' in sung and not any('instrumental' in text for text in sung)
+
+
+@pytest.mark.parametrize(
+  'caption, expected',
+  [
+    ('Slow jazz at 84 bpm in F# minor', (84.0, 'F# minor')),
+    ('House (127.5 BPM), A harmonic minor; Grand piano', (127.5, 'A harmonic minor')),
+    ('Take 5, a major work of B minors', (None, '')),
+  ],
+)
+def test_tempo_and_key_are_read_from_captions(caption, expected):
+  assert captions.tempo_and_key(caption) == expected
+
+
 def test_partial_facts_and_none():
   assert set(_variants(CaptionFacts(styles=('gamelan',)), 200)) >= {'gamelan', 'gamelan music'}
   only = set(_variants(CaptionFacts(instruments=('kazoo',)), 100))
