@@ -39,14 +39,14 @@ def train_codec(
   Raises:
     ValueError: the decoder alone is to be trained, and no codec is given.
   """
-  if not _has_begun(model_dir):
-    if initial_checkpoint_path:
-      start_from(trainable, initial_checkpoint_path)
-    elif trainable.recipe.train_only == DECODER:
-      raise ValueError(
-        f'TRAIN_ONLY={DECODER!r} leaves encoder and codebooks as they are: name the codec that has '
-        'them by INITIAL_CHECKPOINT_PATH.'
-      )
+  decoder_only = trainable.recipe.train_only == DECODER
+  if initial_checkpoint_path and (decoder_only or not _has_begun(model_dir)):
+    start_from(trainable, initial_checkpoint_path)
+  elif decoder_only:
+    raise ValueError(
+      f'TRAIN_ONLY={DECODER!r} leaves encoder and codebooks as they are: name the codec that has '
+      'them by INITIAL_CHECKPOINT_PATH.'
+    )
 
   def finish(state: TrainState, trainable: CodecTrainable, model_dir: str):
     save_codec(state, trainable, feed, finish_batches, model_dir)
@@ -76,7 +76,7 @@ def start_from(trainable: CodecTrainable, path: str):
   except FileNotFoundError:
     codec = SpectroStream.load(path)
     check_same_shapes(codec_part(expected), codec.params)
-    trainable.start_from(codec.params, np.asarray(codec.codebooks))
+    trainable.start_from(codec)
     print(f'The codec starts from {path}, {codec.content_hash}.', flush=True)
     return
   if trainable.recipe.train_only == DECODER:
@@ -97,13 +97,15 @@ def start_from(trainable: CodecTrainable, path: str):
 def save_codec(
   state: TrainState, trainable: CodecTrainable, feed: Any, num_batches: int, model_dir: str
 ) -> pathlib.Path:
-  """Writes `model_dir`/codec.safetensors (float16) and returns its path; see `train_codec`.
+  """Writes `model_dir`/codec.safetensors and returns its path; see `train_codec`.
 
-  Where the optimizer keeps an average of the parameters, it is the average that is written.
+  Where the optimizer keeps an average of the parameters, it is the average that is written. Files
+  are float16, but for a release's, whose tokens need its own digits.
   """
   state = state.replace(params=averaged_params(state))
   codec = trainable.finish(state, feed.batch, num_batches)
-  path = codec.save(pathlib.Path(model_dir) / WEIGHTS_FILE, step=int(state.step))
+  dtype = np.float32 if codec.release else np.float16
+  path = codec.save(pathlib.Path(model_dir) / WEIGHTS_FILE, dtype, step=int(state.step))
   print(f'{path}: {path.stat().st_size / 1e6:.2f} MB, {codec.content_hash}.', flush=True)
   return path
 

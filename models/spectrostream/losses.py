@@ -63,6 +63,14 @@ def waveform_loss(audio: jax.Array, estimate: jax.Array) -> jax.Array:
   return jnp.mean(error / jnp.maximum(level, 0.02))
 
 
+def decorrelation_loss(latents: jax.Array) -> jax.Array:
+  """Mean squared entry of the correlation matrix less identity, of latents [B, frames, D]."""
+  flat = latents.reshape([-1, latents.shape[-1]])
+  flat = (flat - flat.mean(0)) / (flat.std(0) + 1e-4)
+  correlation = flat.T @ flat / len(flat)
+  return jnp.mean(jnp.square(correlation - jnp.eye(len(correlation))))
+
+
 def discriminator_loss(
   originals: dict[str, Judgement], estimates: dict[str, Judgement]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -18,6 +18,8 @@ class CodecRecipe:
     stft_weight: of the multi-scale STFT distance.
     waveform_weight: of the relative waveform error.
     commitment_weight: of the latent's squared distance from its codes, relative to its variance.
+    decorrelation_weight: of the mean squared correlation of latents that are not carried, which
+      keeps them from saying the same; 0 leaves it out.
     generator_weight: of the hinge loss that the discriminators give the codec.
     feature_matching_weight: of the distance between the discriminators' features.
     adversarial_start: steps before the discriminators begin, and with them these two losses.
@@ -39,12 +41,14 @@ class CodecRecipe:
     linear_start_batches: batches that it is fitted to.
     latent_level: standard deviation that `finish` gives to latents which are not carried.
     final_folds: of the last k-means; see `rvq.fit_residual_kmeans`.
+    ranks: of the levels' codebooks that k-means fits; see there. None for all directions.
   """
 
   mel_weight: float = 1.0
   stft_weight: float = 0.3
   waveform_weight: float = 2.0
   commitment_weight: float = 0.1
+  decorrelation_weight: float = 0.0
   generator_weight: float = 1.0
   feature_matching_weight: float = 2.0
   adversarial_start: int = 0
@@ -63,6 +67,7 @@ class CodecRecipe:
   linear_start_batches: int = 40
   latent_level: float = 0.2
   final_folds: int = 4
+  ranks: tuple[int, ...] | None = None
 
   def __post_init__(self):
     if self.train_only not in (ALL, DECODER):

@@ -20,7 +20,7 @@ import optax
 
 from models import rvq
 from models.spec import LiveMusicSpec
-from models.spectrostream import codebooks, discriminators, network, objective
+from models.spectrostream import codebooks, discriminators, losses, network, objective
 from models.spectrostream.codec import SpectroStream
 from models.spectrostream.config import SpectroStreamConfig
 from models.spectrostream.discriminators import DiscriminatorConfig
@@ -76,16 +76,16 @@ class CodecTrainable:
     self._hop = network.hop_size(spec)
     self._latents = jax.jit(self.latents)
     self._init = jax.jit(self._init_params)
-    self._start: tuple[Tree, np.ndarray | None] | None = None
+    self._start: Tree | SpectroStream | None = None
 
-  def start_from(self, params: Tree, codebook_values: np.ndarray | None = None):
-    """Lets a new run start from a codec.
+  def start_from(self, start: Tree | SpectroStream):
+    """Lets a new run start from a codec with its codebooks, or from parameters alone.
 
     Args:
-      params: 'encoder', 'decoder' and perhaps 'discriminators'; other names are left alone.
-      codebook_values: [K, C, D] its codebooks; None leaves them to the first calibration step.
+      start: a codec; or 'encoder', 'decoder' and perhaps 'discriminators', whose codebooks are left
+        to the first calibration step.
     """
-    self._start = params, codebook_values
+    self._start = start
 
   @property
   def calibration_steps(self) -> tuple[int, ...]:
@@ -138,15 +138,7 @@ class CodecTrainable:
     What is fitted is fitted to batches 0, 1, ... of `get_batch`.
     """
     if int(state.step) == 0 and self._start is not None:
-      state = self._linear_start(state, get_batch)  # For what may be trained.
-      params, values = self._start
-      parts = {name: jax.tree.map(jnp.asarray, params[name]) for name in state.params
-               if name in params}  # fmt: skip
-      state = state.replace(params={**state.params, **parts})
-      if values is None:
-        return state
-      vectors = len(get_batch(0)['audio']) * self._num_frames(get_batch(0)['audio'])
-      return state.replace(aux={**state.aux, **codebooks.filled(values, vectors)})
+      return self._given_start(self._linear_start(state, get_batch), get_batch)
     if int(state.step) == 0 and self.recipe.linear_start is not None:
       return self._linear_start(state, get_batch)
     latents = self._many_latents(state.params, get_batch, self.recipe.calibration_batches)
@@ -165,7 +157,10 @@ class CodecTrainable:
     """
     params = codec_part(state.params)
     if self.recipe.train_only == DECODER:
-      return SpectroStream(self.config, params, np.asarray(state.aux['codebooks']), self.spec)
+      # A release's name stands for its tokens, which are still the same.
+      release = self._start.release if isinstance(self._start, SpectroStream) else None
+      values = np.asarray(state.aux['codebooks'])
+      return SpectroStream(self.config, params, values, self.spec, release)
     latents = self._many_latents(params, get_batch, num_batches)
     flat = latents.reshape([-1, latents.shape[-1]])
     scales = np.ones(flat.shape[1], np.float32)
@@ -173,8 +168,22 @@ class CodecTrainable:
       free = slice(self.recipe.linear_start.features, None)
       scales[free] = self.recipe.latent_level / np.maximum(flat[:, free].std(0), 1e-6)
     values = self._fit(flat * scales, self.recipe.final_folds)
-    values = rvq.move_unused_codes(values, flat * scales, seed=self.seed)
+    ranks = self.recipe.ranks
+    values = rvq.move_unused_codes(values, flat * scales, seed=self.seed, ranks=ranks)
     return SpectroStream(self.config, scale_latents(params, scales), values, self.spec)
+
+  def _given_start(self, state: Any, get_batch: Callable[[int], Mapping[str, np.ndarray]]) -> Any:
+    """The parameters of `start_from`, and its codebooks where there are any."""
+    whole = isinstance(self._start, SpectroStream)
+    given = self._start.params if whole else self._start
+    parts = {name: jax.tree.map(jnp.asarray, given[name]) for name in state.params if name in given}
+    state = state.replace(params={**state.params, **parts})
+    if not whole:
+      return state
+    batch, samples, _ = get_batch(0)['audio'].shape
+    vectors = batch * -(-samples // self.spec.samples_per_frame)
+    books = codebooks.filled(np.asarray(self._start.codebooks), vectors)
+    return state.replace(aux={**state.aux, **books})
 
   def _linear_start(self, state: Any, get_batch: Callable[[int], Mapping[str, np.ndarray]]) -> Any:
     """Carried channels and what may be trained, where the recipe has them."""
@@ -200,10 +209,8 @@ class CodecTrainable:
     return rvq.fit_residual_kmeans(
       x, self.spec.codec_levels, self.spec.codebook_size,
       seed=self.seed, iterations=self.recipe.kmeans_iterations, folds=folds,
+      ranks=self.recipe.ranks,
     )  # fmt: skip
-
-  def _num_frames(self, audio: np.ndarray) -> int:
-    return -(-audio.shape[1] // self.spec.samples_per_frame)
 
   # One step.
 
@@ -213,7 +220,7 @@ class CodecTrainable:
     """One update of codec and discriminators by gradient, of codebooks by moving average."""
     recipe, audio = self.recipe, batch['audio']
     depth_rng, revive_rng = jax.random.split(rng)
-    (output, commitment), pull, found = jax.vjp(
+    (output, on_latents), pull, (found, parts) = jax.vjp(
       lambda params: self._transmit(params, audio, depth_rng, state.aux),
       codec_part(state.params), has_aux=True,
     )  # fmt: skip
@@ -223,7 +230,7 @@ class CodecTrainable:
       state.aux.get('balance'), self._adversary(state.params),
     )  # fmt: skip
     back = jnp.pad(judged.gradient, [(0, 0), (self._hop, 0), (0, 0)])
-    (gradients,) = pull((back, jnp.float32(recipe.commitment_weight)))
+    (gradients,) = pull((back, jnp.ones_like(on_latents)))
     if 'trainable' in state.aux:
       gradients = jax.tree.map(jnp.multiply, gradients, state.aux['trainable'])
     norm = optax.global_norm(gradients)
@@ -239,9 +246,8 @@ class CodecTrainable:
     if judged.balance:
       aux = {**aux, 'balance': judged.balance}
     metrics = {
-      'loss': judged.loss + recipe.commitment_weight * commitment, **judged.metrics,
-      'commitment': commitment, 'weight_gradient_norm': norm, 'revived_codes': revived,
-      'steps': jnp.ones([]),
+      'loss': judged.loss + on_latents, **judged.metrics, **parts, 'weight_gradient_norm': norm,
+      'revived_codes': revived, 'steps': jnp.ones([]),
     }  # fmt: skip
     return state.replace(
       step=state.step + 1, params=params, opt_state=opt_state, aux=aux
@@ -264,15 +270,21 @@ class CodecTrainable:
 
   def _transmit(
     self, params: Tree, audio: jax.Array, rng: jax.Array, aux: Tree
-  ) -> tuple[tuple[jax.Array, jax.Array], rvq.Assignments]:
-    """((decoder's output like `audio`, commitment), what the latents chose)."""
+  ) -> tuple[tuple[jax.Array, jax.Array], tuple[rvq.Assignments, dict[str, jax.Array]]]:
+    """((decoder's output like `audio`, loss on latents), (what these chose, the loss's parts))."""
+    recipe = self.recipe
     latents = self.latents(params, audio)
-    if self.recipe.train_only == DECODER:
+    if recipe.train_only == DECODER:
       latents = jax.lax.stop_gradient(latents)
     depths = self._draw_depths(rng, len(audio)) * (aux['calibrated'] > 0)
     found = codebooks.assign(aux, jax.lax.stop_gradient(latents), depths)
     seen, commitment = self._quantize(latents, found.quantized, depths)
-    return (self.output(params, seen)[:, : audio.shape[1]], commitment), found
+    loss, parts = recipe.commitment_weight * commitment, {'commitment': commitment}
+    if recipe.decorrelation_weight:
+      carried = recipe.linear_start.features if recipe.linear_start else 0
+      parts['decorrelation'] = losses.decorrelation_loss(latents[..., carried:])
+      loss += recipe.decorrelation_weight * parts['decorrelation']
+    return (self.output(params, seen)[:, : audio.shape[1]], loss), (found, parts)
 
   def _draw_depths(self, rng: jax.Array, batch_size: int) -> jax.Array:
     """[B] levels per example, 0 for those that bypass the quantizer."""
