@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from models.musiccoca import mixing
+
 # What soundfile decodes, and what a user may well try but it does not.
 AUDIO_SUFFIXES = (
   '.wav', '.flac', '.mp3', '.ogg', '.oga', '.opus', '.aif', '.aiff', '.aifc', '.w64', '.caf',
@@ -96,12 +98,10 @@ def weighted_mean(embeddings: np.ndarray, weights: Sequence[float]) -> np.ndarra
   Raises:
     PromptError: a weight is negative or all are 0.
   """
-  weights = np.asarray(weights, np.float64)
-  if (weights < 0).any():
-    raise PromptError(f'The weight {weights.min():g} is below 0.')
-  if not weights.sum():
-    raise PromptError('All prompts have the weight 0; at least one must be above 0.')
-  return (weights @ np.asarray(embeddings, np.float64) / weights.sum()).astype(np.float32)
+  try:
+    return mixing.weighted_mean(embeddings, weights)
+  except mixing.StyleError as error:
+    raise PromptError(str(error)) from None
 
 
 def read_audio_file(path: str) -> tuple[np.ndarray, int]:

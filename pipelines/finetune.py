@@ -239,19 +239,16 @@ def style_presets(data_dir: str | pathlib.Path, seed: int = 0) -> dict[str, np.n
   """Style embeddings of a prepared catalog's training tracks, to steer by.
 
   Returns:
-    {'catalog': the mean, 'catalog-1': ... k-means centroids}, float32 [style_dim] each; fewer
-    centroids where the catalog has fewer windows.
+    {'catalog': the mean, 'catalog-1': ... k-means centroids, biggest cluster first}, float32
+    [style_dim] each; fewer centroids where the catalog has fewer windows.
   """
-  from models.rvq import fit_residual_kmeans
+  from models.musiccoca.presets import catalog_presets
   from preprocessing.records import read_split
   from tasks.source import find_token_folder
 
   clips = [tokens for tokens, _ in read_split(find_token_folder(data_dir), 'train')]
   embeddings = np.concatenate([clip.style_embeddings for clip in clips]).astype(np.float32)
-  presets = {'catalog': embeddings.mean(axis=0)}
-  count = min(NUM_STYLE_CENTROIDS, len(embeddings))
-  centroids = np.asarray(fit_residual_kmeans(embeddings, 1, count, seed=seed))[0]
-  return presets | {f'catalog-{i}': center for i, center in enumerate(centroids, 1)}
+  return catalog_presets(embeddings, NUM_STYLE_CENTROIDS, seed=seed)
 
 
 def _catalog_card(data_dir: pathlib.Path) -> dict[str, Any]:

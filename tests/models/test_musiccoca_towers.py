@@ -48,12 +48,10 @@ def _softmax64(x: np.ndarray) -> np.ndarray:
   return x / x.sum(-1, keepdims=True)
 
 
-def _text_tower64(params: dict, ids: np.ndarray, tower: TowerConfig, cap: float) -> np.ndarray:
-  """The text tower of one unpadded text, head by head."""
-  params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
-  x = params['tokens'][ids] + params['positions'][: len(ids)]
+def _layers64(x: np.ndarray, params: dict, tower: TowerConfig, cap: float) -> np.ndarray:
+  """All layers of unpadded tokens [T, width], head by head."""
   for i in range(tower.num_layers):
-    p = jax.tree.map(lambda leaf: leaf[i], params['layers'])  # noqa: B023
+    p = jax.tree.map(lambda leaf: leaf[i], params)  # noqa: B023
     h = _norm64(x, p['attention_norm'])
     q, k, v = (h @ p[n]['kernel'] + p[n]['bias'] for n in ('query', 'key', 'value'))
     heads = []
@@ -65,8 +63,11 @@ def _text_tower64(params: dict, ids: np.ndarray, tower: TowerConfig, cap: float)
     h = _norm64(x, p['mlp_norm']) @ p['mlp_in']['kernel'] + p['mlp_in']['bias']
     h = h * 0.5 * (1 + special.erf(h / np.sqrt(2)))
     x = x + h @ p['mlp_out']['kernel'] + p['mlp_out']['bias']
-  x = _norm64(x, params['norm'])
-  p = params['pooler']
+  return x
+
+
+def _pool64(x: np.ndarray, p: dict, tower: TowerConfig) -> np.ndarray:
+  """One query over tokens [T, width] -> the embedding; logits neither scaled nor capped."""
   k, v = (x @ p[n]['kernel'] + p[n]['bias'] for n in ('key', 'value'))
   heads = []
   for head in range(tower.pooler_heads):
@@ -75,11 +76,42 @@ def _text_tower64(params: dict, ids: np.ndarray, tower: TowerConfig, cap: float)
   return _norm64(np.concatenate(heads) @ p['out']['kernel'] + p['out']['bias'], p['norm'])
 
 
+def _text_tower64(params: dict, ids: np.ndarray, tower: TowerConfig, cap: float) -> np.ndarray:
+  """The text tower of one unpadded text."""
+  params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+  x = params['tokens'][ids] + params['positions'][: len(ids)]
+  x = _norm64(_layers64(x, params['layers'], tower, cap), params['norm'])
+  return _pool64(x, params['pooler'], tower)
+
+
+def _audio_tower64(params: dict, log_mel: np.ndarray, tower: TowerConfig, cap: float) -> np.ndarray:
+  """The audio tower of one picture [frames, bands], patch by patch."""
+  params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+  frames, bands = log_mel.shape
+  x = np.stack([
+    log_mel[t : t + 16, f : f + 16].reshape(-1) @ params['patch']['kernel']
+    for t in range(0, frames, 16)
+    for f in range(0, bands, 16)
+  ])
+  x = _layers64(x + params['positions'], params['layers'], tower, cap)
+  return _pool64(_norm64(x, params['norm']), params['pooler'], tower)
+
+
 def test_text_tower_equals_a_float64_reference(text_params):
   ids = np.array([1, 7, 30, 49, 7], np.int32)
   got = _embed(text_params, ids[None], jnp.zeros([1, 5]), _CONFIG)
   expected = _text_tower64(text_params, ids, _TOWER, 50.0)
   np.testing.assert_allclose(np.asarray(got)[0], expected, atol=2e-4)
+
+
+def test_audio_tower_equals_a_float64_reference():
+  params = _perturbed(jax.jit(lambda: towers.init_audio_tower(_KEY, _CONFIG, 6_000, 20))(), 0.1)
+  log_mels = np.random.default_rng(3).standard_normal([2, 32, 128]) * 2 - 3
+  embed = jax.jit(towers.embed_log_mel, static_argnums=2)
+  got = np.asarray(embed(params, jnp.asarray(log_mels, jnp.float32), _CONFIG))
+  for row in range(2):
+    expected = _audio_tower64(params, log_mels[row], _TOWER, 50.0)
+    np.testing.assert_allclose(got[row], expected, atol=2e-4)
 
 
 def test_padding_changes_nothing(text_params):
