@@ -14,7 +14,7 @@ _OUTPUT_DIR = flags.DEFINE_string('output_dir', None, 'Where to write.', require
 _NAME = flags.DEFINE_string('name', 'corpus', 'Name of the data set.')
 _VERSION = flags.DEFINE_string('version', '1.0.0', 'Version of the data set.')
 _CODEC = flags.DEFINE_string('codec', 'tiny', 'SpectroStream: a bundled name or a path.')
-_STYLE = flags.DEFINE_string('style', 'tiny', 'MusicCoCa: a bundled name or a path.')
+_STYLE = flags.DEFINE_string('style', 'tiny', 'MusicCoCa: a bundled or official name, or a path.')
 _CLIP_SECS = flags.DEFINE_integer('clip_secs', 30, 'Length of a clip.')
 _MIN_CLIP_SECS = flags.DEFINE_float('min_clip_secs', 4.0, 'Shortest clip; shorter rests are left.')
 _VALIDATION = flags.DEFINE_float('validation_fraction', 0.1, 'Share of tracks for validation.')
@@ -27,6 +27,9 @@ _NUM_SHARDS = flags.DEFINE_integer('num_shards', None, 'Shards of each split; ch
 _SEED = flags.DEFINE_integer(
   'seed', 0, 'Of the order of records, and of the splits until a manifest keeps them.'
 )
+_ASSETS_DIR = flags.DEFINE_string(
+  'assets_dir', None, 'Folder of released models and other assets. Default: $WOODSHED_ASSETS.'
+)
 _BEAM = flags.DEFINE_multi_string(
   'beam', [], 'An option of the Beam runner, e.g. --beam=--runner=DaskRunner; may be repeated.'
 )
@@ -37,7 +40,7 @@ def main(argv):
     raise app.UsageError(f'Unknown argument {argv[1]!r}.')
   from pipelines import startup
 
-  startup.begin()
+  startup.begin(_ASSETS_DIR.value)
   # Heavy imports come after the flags, so that --help answers at once.
   from preprocessing import corpus, features, quality
 

@@ -135,6 +135,26 @@ def test_an_imported_model_is_the_released_one(imported, released, tmp_path):
   assert tuned.content_hash != released.content_hash, 'own weights have their own identity'
 
 
+def test_the_import_is_compared_with_the_files_before_it_is_written(
+  v2, imported, tmp_path, monkeypatch
+):
+  from pipelines import import_style
+
+  monkeypatch.setattr(official, 'v2_folder', lambda: v2)
+  monkeypatch.setattr(official_weights, 'import_model', lambda folder: imported)
+  released = official.TFLiteMusicCoCa(v2, _SPEC)
+  monkeypatch.setattr(official, 'TFLiteMusicCoCa', lambda folder: released)
+  output = tmp_path / 'official.safetensors'
+  assert 'share of equal tokens: text' in (told := import_style.import_style(output))
+  assert 'tokens 1.' in told and told.endswith('the released one.')
+  assert MusicCoCa.load(output).content_hash == released.content_hash
+  output.unlink()
+  monkeypatch.setattr(released, 'embed_text', lambda texts: np.zeros([len(texts), _SPEC.style_dim]))
+  with pytest.raises(ValueError, match='not the released one: text'):
+    import_style.import_style(output)
+  assert not output.exists()
+
+
 def test_the_cache_serves_released_models(released, tmp_path):
   cached = CachedEmbedder(released, tmp_path)
   texts = stand_ins.TEXTS
