@@ -7,7 +7,9 @@ after stage), the last one those of the flattened latent; the decoder applies th
 Between the units these channels ride on a constant of `_OFFSET`, so that ELU passes them
 unchanged; a constant channel of the decoder takes it away again. The outputs concerned are marked
 as not trainable: gradient steps on such chains of offsets make them worse. All other channels stay
-free, read the carried ones, and learn what is not linear.
+free, read the carried ones softly and without their offset, so that ELU bends what they hear, and
+learn what is not linear. Among themselves they start at unit gain, however few they are: else
+their signal fades from stage to stage, and training stands still.
 """
 
 import dataclasses
@@ -201,8 +203,8 @@ def _set_encoder(
     unit, inputs, outs = f'encoder/encoder_{index}', np.arange(carried[index]), carried[index + 1]
     if index == config_lib.SEPARATE_ENCODER_UNITS:
       inputs, width = np.concatenate([inputs, width + inputs]), 2 * width
-    kernel, _ = layers.clear(f'{unit}/conv2d_3x3', inputs)
-    kernel[:, :, inputs] *= quiet
+    kernel, bias = layers.clear(f'{unit}/conv2d_3x3', inputs)
+    _listen(kernel, bias, inputs, quiet)
     kernel[-1, 1, inputs, inputs] = 1
 
     kt, kf = network.unit_kernel(stride)
@@ -211,15 +213,15 @@ def _set_encoder(
     if not projected:  # The shortcut already brings the block's mean.
       weights[:, :, np.arange(outs), np.arange(outs)] -= 1 / (st * sf)
     kernel, bias = layers.clear(f'{unit}/conv2d_{kt}x{kf}_a', range(outs))
-    kernel[:, :, inputs] *= quiet
+    _listen(kernel, bias, inputs, quiet)
     early, low = max(kt - st, 0), max(kf - sf, 0) // 2
     for a in range(st):
       for b in range(sf):
         kernel[early + a, low + b, inputs, :outs] = weights[a, b]
     bias[:outs] = _OFFSET * (projected - weights.sum((0, 1, 2)))
     if projected:
-      kernel, _ = layers.clear(f'{unit}/shortcut_layer/conv1x1', range(outs))
-      kernel[:, :, inputs] *= quiet
+      kernel, projection_bias = layers.clear(f'{unit}/shortcut_layer/conv1x1', range(outs))
+      _listen(kernel, projection_bias, inputs, quiet)
     width = config.encoder_widths[index + 1]
   _set_encoder_output(layers, start, basis, width)
 
@@ -228,15 +230,15 @@ def _set_encoder_output(layers: _Layers, start: LinearStart, basis: np.ndarray, 
   """The bottleneck leaves carried channels alone; the first latents are their components."""
   outs = start.carried[-1]
   layers.clear('encoder/bottleneck/conv2d_3x3_a', range(outs))
-  layers['encoder/bottleneck/conv2d_3x3'][0][:, :, :outs] *= start.crosstalk
+  _listen(*layers['encoder/bottleneck/conv2d_3x3'], np.arange(outs), start.crosstalk)
   flat = _flat_indices(len(basis) // outs, width, outs)
   name = 'encoder/output_convs'
   kernel, bias = layers.clear(f'{name}/conv1x1_last', range(start.features))
   # Other latents see the carried channels through the branch only, which need not be linear.
-  kernel[0, 0, flat] = 0
+  _listen(kernel, bias, flat, 0.0)
   kernel[0, 0, flat, : start.features] = start.latent_scale * basis
   bias[: start.features] = -_OFFSET * start.latent_scale * basis.sum(0)
-  layers[f'{name}/shortcut_layer/conv1x1_b1'][0][0, 0, flat] *= start.crosstalk
+  _listen(*layers[f'{name}/shortcut_layer/conv1x1_b1'], flat, start.crosstalk)
   layers.clear(f'{name}/shortcut_layer/conv1x1_b2', range(start.features))
 
 
@@ -284,7 +286,8 @@ def _set_decoder_input(layers: _Layers, start: LinearStart, basis: np.ndarray, w
   layers.clear('decoder/input_layer/shortcut_layer/conv1x1_b2', fixed)
   unit = 'decoder/input_layers_residual_unit'
   layers.clear(f'{unit}/conv2d_3x3', [*range(carried), width - 1])
-  layers[f'{unit}/conv2d_3x3_a'][0][:, :, :carried] *= start.crosstalk
+  inputs = np.arange(carried)
+  _listen(*layers[f'{unit}/conv2d_3x3_a'], inputs, start.crosstalk, np.array([width - 1]))
 
 
 def _set_decode_unit(
@@ -315,7 +318,8 @@ def _set_decode_unit(
     weights[:, :, np.arange(len(outs)), np.arange(len(outs))] -= 1
   kt, kf = network.unit_kernel((st, sf))
   kernel, bias = layers.clear(f'{unit}/conv2dtranspose_{kt}x{kf}', fixed)
-  kernel[:, :, [*range(carried), width - 1]] *= quiet
+  inputs, constant = np.arange(carried), np.array([width - 1])
+  _listen(kernel, bias, inputs, quiet, constant)
   # The decoder runs one latent behind: its first unit reads the latent before.
   late = kt - 1 - (st if index == 0 else 0)
   high = kf - 1 if sf > kf - 1 else -(-(kf + sf - 2) // 2)
@@ -326,14 +330,37 @@ def _set_decode_unit(
   bias[outs], bias[constants] = _OFFSET, 1.0
 
   kernel, bias = layers.clear(f'{unit}/conv2d_3x3', fixed)
-  kernel[:, :, outs] *= quiet
+  _listen(kernel, bias, outs, quiet, constants)
   kernel[-1, 1, outs, outs] = 1
   if projected:
     kernel[-1, 1, constants, constants] = 1
-    kernel, _ = layers.clear(f'{unit}/shortcut_layer/conv1x1', fixed)
-    kernel[:, :, :carried] *= quiet
+    _listen(*layers.clear(f'{unit}/shortcut_layer/conv1x1', fixed), inputs, quiet, constant)
   else:
     bias[outs] = -_OFFSET
+
+
+def _listen(
+  kernel: np.ndarray,
+  bias: np.ndarray,
+  carried: np.ndarray,
+  crosstalk: float,
+  constants: np.ndarray | tuple = (),
+):
+  """What free outputs take from carried inputs, from constant ones and from free ones; in place.
+
+  Args:
+    kernel: [kt, kf, in, out] random weights, 0 to all outputs that are not free.
+    bias: [out].
+    carried: inputs that ride on `_OFFSET`, heard times `crosstalk`, their offset taken away.
+    crosstalk: see `LinearStart`.
+    constants: inputs that are 1, not heard.
+  """
+  width = kernel.shape[2]
+  free = np.setdiff1d(np.arange(width), np.concatenate([carried, constants]))
+  kernel[:, :, carried] *= crosstalk
+  kernel[:, :, np.asarray(constants, int)] = 0
+  kernel[:, :, free] *= np.sqrt(width / max(len(free), 1))
+  bias -= _OFFSET * kernel[:, :, carried].sum((0, 1, 2))
 
 
 def _flat_indices(bins: int, width: int, channels: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import pytest
 from models import rvq, weights
 from models.spec import LiveMusicSpec
 from models.spectrostream import SpectroStreamConfig, losses, network
+from models.spectrostream import linear_start as linear_start_lib
 from models.spectrostream.linear_start import LinearStart, linear_start
 from models.spectrostream.recipe import CodecRecipe, depth_choices
 from models.spectrostream.stft import inverse_stft
@@ -134,6 +135,22 @@ def test_the_linear_start_transmits_the_waveform(run):
   x, y = audio[:1, 3840:-1920].ravel(), decoded[:, 3840:-1920].ravel()
   scaled = x * (x @ y) / (x @ x)
   assert 10 * np.log10(np.square(scaled).sum() / np.square(scaled - y).sum()) > 10
+
+
+def test_free_outputs_hear_carried_inputs_softly_and_free_ones_in_full():
+  rng = np.random.default_rng(0)
+  kernel = rng.standard_normal([1, 1, 64, 400]) / 8
+  bias = np.zeros(400)
+  carried, constants = np.arange(48), np.array([63])
+  linear_start_lib._listen(kernel, bias, carried, 0.3, constants)
+  x = rng.standard_normal([5000, 64])
+  x[:, :48] += linear_start_lib._OFFSET
+  x[:, 63] = 1.0
+  heard = x[:, :48] @ kernel[0, 0, :48] + bias
+  assert np.abs(heard.mean(0)).max() < 0.05  # The offset is gone.
+  assert np.std(heard) == pytest.approx(0.3 * np.sqrt(48 / 64), rel=0.05)
+  np.testing.assert_array_equal(kernel[0, 0, 63], 0)
+  assert np.std(x[:, 48:63] @ kernel[0, 0, 48:63]) == pytest.approx(1.0, rel=0.05)
 
 
 def test_carried_channels_stay_and_others_move(run):
