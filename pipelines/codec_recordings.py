@@ -106,11 +106,9 @@ def read_excerpts(
   cannot be read, is silent, not finite or shorter than 0.4 s is added to `problems` as {'what',
   'why'}, and another is taken for it.
   """
-  order = np.random.default_rng(seed).permutation(len(recordings))
-  if len(recordings) <= number:
-    order = np.arange(len(recordings))
   given = 0
-  for index in order:
+  # A larger number adds to the recordings of a smaller one.
+  for index in np.random.default_rng(seed).permutation(len(recordings)):
     if given == number:
       return
     recording = recordings[index]

@@ -212,6 +212,8 @@ def test_excerpts_near_the_end_and_fewer_than_there_are(folder):
   options = {'secs': 1.0, 'start_secs': 5.0, 'code_secs': 0.5, 'seed': 0}
   chosen = list(read_excerpts(recordings, SPEC, [], number=3, **options))
   assert len({excerpt.recording for excerpt in chosen}) == 3
+  fewer = list(read_excerpts(recordings, SPEC, [], number=2, **options))
+  assert [e.recording for e in fewer] == [e.recording for e in chosen[:2]]
   for excerpt in chosen:
     assert excerpt.start_secs == pytest.approx(0.6)  # The last second of 1.6 s.
     whole, _ = soundfile.read(excerpt.recording.path, dtype='float32')
