@@ -34,7 +34,8 @@ def as_audio(audio: Any, spec: LiveMusicSpec, sample_rate: float | None = None) 
       ' 1] if it is mono. Mix other numbers of channels down first; swap the axes if channels come '
       'first.'
     )
-  audio = audio.astype(np.float32)
+  with np.errstate(over='ignore'):  # What float32 cannot hold becomes infinite, hence refused.
+    audio = np.asarray(audio, np.float32)
   _check_finite(audio)
   if sample_rate is not None and sample_rate != spec.sample_rate:
     audio = _resample(audio, sample_rate, spec.sample_rate)

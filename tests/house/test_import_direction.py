@@ -28,7 +28,9 @@ HEAVY = {
 }
 # Inside functions these may also be imported here.
 HEAVY_LAZILY = {
-  'tensorflow': ('pipelines/', 'models/musiccoca/official.py', 'models/spectrostream/savedmodel.py'),
+  'tensorflow': (
+    'pipelines/', 'models/musiccoca/official.py', 'models/spectrostream/savedmodel.py'
+  ),
   'seqio': ('pipelines/',),
 }
 

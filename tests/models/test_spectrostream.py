@@ -6,6 +6,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+import soxr
 
 from models import rvq, weights
 from models.spec import LiveMusicSpec
@@ -215,19 +216,100 @@ def test_batches_and_empty_clips(golden, codec):
   assert codec.decode(np.zeros([0, 16], int)).shape == (0, 2)
 
 
+def _spoiled(value):
+  audio = np.zeros([2, 480, 2], np.float32)
+  audio[1, 12, 0] = value
+  return audio
+
+
 @pytest.mark.parametrize(
-  'call, message',
+  'audio, message',
   [
-    (lambda codec: codec.encode(np.zeros([480, 6])), r'\(480, 6\) must be'),
-    (lambda codec: codec.encode(np.full([480, 2], np.nan)), 'NaN or infinite'),
-    (lambda codec: codec.encode(np.zeros([480, 2]), 17), r'num_levels=17 is not in 1\.\.16'),
-    (lambda codec: codec.decode(np.zeros([4, 17], int)), r'1\.\.16'),
-    (lambda codec: codec.decode(np.full([4, 2], 1024)), r'1024 at \[0, 0\] is not in 0\.\.1023'),
+    (_spoiled(np.nan), r'NaN or infinite samples, 1 of 1920; the first is nan at \[1, 12, 0\]'),
+    (_spoiled(np.inf), r'the first is inf at \[1, 12, 0\]. Cut them out, or .*nan_to_num'),
+    (_spoiled(-np.inf), 'the first is -inf'),
+    (np.full([4, 2], 1e300), 'the first is inf'),
+    (np.zeros([480, 6]), r'shape \(480, 6\) must be .* Mix other numbers of channels down first'),
+    (np.zeros([2, 480]), r'shape \(2, 480\) must be .* swap the axes if channels come first'),
+    (np.zeros([480, 2], np.int16), r'dtype int16 must be floats in -1\.\.1: divide .* by 32768'),
+    (np.zeros([480, 2], bool), 'dtype bool must be floats'),
+    (np.zeros([480, 2], complex), 'dtype complex128 must be floats'),
+    ('noise.wav', r'dtype <U9 must be floats'),
+    (0.5, r'shape \(\) must be'),
   ],
 )
-def test_bad_input_is_named(codec, call, message):
-  with pytest.raises(ValueError, match=message):
-    call(codec)
+def test_audio_that_is_refused(codec, audio, message):
+  for call in (codec.encode, codec.latents, lambda x: list(codec.encode_stream([x]))):
+    with pytest.raises(ValueError, match=message):
+      call(audio)
+
+
+@pytest.mark.parametrize(
+  'codes, message',
+  [
+    (np.full([1, 4, 2], 1024), r'Code 1024 at \[0, 0, 0\] is not in 0\.\.1023'),
+    (np.array([[0, 1], [2, -1]]), r'Code -1 at \[1, 1\] is not in 0\.\.1023'),
+    (np.zeros([4, 2]), 'dtype float64 must be integers'),
+    (np.zeros([4, 2], bool), 'dtype bool must be integers'),
+    (np.zeros([4, 0], int), r'0 levels, which is not in 1\.\.16'),
+    (np.zeros([4, 17], int), r'17 levels, which is not in 1\.\.16; keep .*codes\[\.\.\., :16\]'),
+    (np.zeros([4], int), r'shape \(4,\) must be .*codes\[\.\.\., None\]'),
+  ],
+)
+def test_codes_that_are_refused(codec, codes, message):
+  for call in (codec.decode, lambda x: list(codec.decode_stream([x]))):
+    with pytest.raises(ValueError, match=message):
+      call(codes)
+
+
+@pytest.mark.parametrize('levels', [0, 17, -1])
+def test_numbers_of_levels_that_are_refused(codec, levels):
+  for call in (codec.encode, lambda x, n: codec.encode_stream([x], n)):
+    with pytest.raises(ValueError, match=rf'num_levels={levels} is not in 1\.\.16'):
+      call(np.zeros([480, 2]), levels)
+
+
+@pytest.mark.parametrize('rate', [0, -48_000, np.nan, np.inf])
+def test_rates_that_are_refused(codec, rate):
+  with pytest.raises(ValueError, match=f'sample_rate={rate} must be a positive'):
+    codec.encode(np.zeros([480, 2]), sample_rate=rate)
+
+
+@pytest.mark.parametrize(
+  'shape, frames',
+  [((0, 2), 0), ((1, 2), 1), ((1, 1), 1), ((1920,), 1), ((1921, 1), 2), ((0, 9600, 2), 5),
+   ((3, 0, 2), 0), ((2, 1, 7, 1), 1)],
+)  # fmt: skip
+def test_short_mono_and_empty_audio_has_a_documented_result(golden, codec, shape, frames):
+  """No samples are no frames, one is one; mono equals both channels alike."""
+  audio = golden['audio'].ravel()[: np.prod(shape)].reshape(shape)
+  codes = codec.encode(audio)
+  lead = shape[:-2]
+  assert codes.shape == (*lead, frames, 16) and codes.dtype == np.int32
+  decoded = codec.decode(codes)
+  assert decoded.shape == (*lead, frames * 1920, 2) and decoded.dtype == np.float32
+  if len(shape) == 1 or shape[-1] == 1:
+    one = audio[:, None] if audio.ndim == 1 else audio
+    np.testing.assert_array_equal(codes, codec.encode(np.repeat(one, 2, axis=-1)))
+
+
+def test_another_sample_rate_is_resampled(golden, codec):
+  audio = golden['audio'][0]
+  high = soxr.resample(audio, 48_000, 192_000)
+  codes = codec.encode(high, sample_rate=192_000)
+  expected = codec.encode(soxr.resample(high, 192_000, 48_000))
+  np.testing.assert_array_equal(codes, expected)
+  assert codes.shape == (16, 16)
+  np.testing.assert_array_equal(codec.encode(audio, sample_rate=48_000), codec.encode(audio))
+  assert codec.encode(np.zeros([2, 0, 2]), sample_rate=44_100).shape == (2, 0, 16)
+
+
+def test_blocks_of_a_stream_must_be_alike(codec):
+  with pytest.raises(ValueError, match=r'axes \(3, 2\) besides its length, the first .* \(2,\)'):
+    list(codec.encode_stream([np.zeros([480, 2]), np.zeros([3, 480, 2])]))
+  with pytest.raises(ValueError, match=r'axes \(3,\) besides its length, the first .* \(4,\)'):
+    list(codec.decode_stream([np.zeros([1, 4], int), np.zeros([1, 3], int)]))
+  assert list(codec.encode_stream([])) == [] and list(codec.decode_stream([])) == []
 
 
 def test_saved_and_loaded_codecs_are_the_same(codec, tmp_path):

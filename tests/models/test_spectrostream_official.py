@@ -150,7 +150,7 @@ def test_files_that_are_cut_short_or_do_not_belong_together_are_refused(flat, di
 # Version 1: the codec by TensorFlow.
 
 
-def _make_savedmodels(folder, flat, rename=None, spoil=None, names=True):
+def _make_savedmodels(folder, flat, spoil=None, names=True):
   """Writes encoder/, decoder/ and quantizer/; `spoil` (name, function) changes what is computed."""
   import tensorflow as tf
 
@@ -303,3 +303,21 @@ def test_version_1_loads_by_name_and_computes_the_same(golden, flat, directory):
   np.testing.assert_array_equal(codec.encode(golden['audio']), golden['codes'])
   theirs = decoder(golden['dequant']).numpy()
   np.testing.assert_allclose(codec.decode(golden['codes']), theirs, rtol=0, atol=5e-6)
+
+
+@pytest.mark.slow
+def test_version_1_variables_without_telling_names_are_found_by_shape_and_place(flat, tmp_path):
+  _make_savedmodels(tmp_path, flat, names=False)
+  found = savedmodel.read(tmp_path, CONFIG)
+  assert sorted(found) == sorted(flat)
+  for name, value in flat.items():
+    np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_savedmodel_that_computes_something_else_is_refused_with_the_layer(flat, tmp_path):
+  _make_savedmodels(tmp_path, flat, spoil=('encoder_4/conv2d_3x3/kernel', lambda x: 1.1 * x))
+  with pytest.raises(ValueError) as error:
+    savedmodel.read(tmp_path)
+  assert 'disagrees is encoder/encoder_4/conv2d_3x3;' in str(error.value)
+  assert 'up to encoder/encoder_3/conv2d_3x4_a both are the same' in str(error.value)
