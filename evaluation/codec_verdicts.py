@@ -72,7 +72,11 @@ def summary(report: CodecReport) -> list[dict[str, str]]:
   lines = []
   for codec in report.codecs:
     lines.append(_depth_line(codec))
-  lines += [_comparison_line(row, report.num_tracks) for row in report.comparisons]
+  lines += [
+    _comparison_line(row, report.num_tracks)
+    for row in report.comparisons
+    if not row['against'].startswith('MP3')  # The table has it; Opus is the one to beat.
+  ]
   for codec in report.codecs:
     lines += [_order_line(codec['name'], entry) for entry in codec['misordered']]
     lines.append(_codebook_line(codec))
@@ -119,8 +123,10 @@ def _comparison_line(row: dict[str, Any], num_tracks: int) -> dict[str, str]:
   mean, low, high = row[_RANKED_BY]
   own, other = f'{row["codec"]} at {row["levels"]} levels', row['against']
   certain = not low <= 0 <= high
+  place = 'nearer' if mean < 0 else 'farther'
+  place = place if certain else 'neither clearly nearer nor farther'
   text = (
-    f'{own} is {"nearer" if mean < 0 else "farther"} than {other}: mel distance '
+    f'{own} is {place} than {other}: mel distance '
     f'{mean:+.2f} dB ({low:+.2f} to {high:+.2f}), nearer on {row["num_nearer"]} of {num_tracks} '
     'tracks.'
   )
