@@ -6,7 +6,9 @@ import pytest
 
 from models.spec import LiveMusicSpec
 from models.spectrostream import SpectroStream, SpectroStreamConfig
-from models.spectrostream.training import CodecRecipe, CodecTrainable
+from models.spectrostream.discriminators import DiscriminatorConfig
+from models.spectrostream.recipe import CodecRecipe
+from models.spectrostream.training import CodecTrainable
 from pipelines import codec_training
 from training import optimizers
 from training.checkpoints import restore_params
@@ -65,3 +67,72 @@ def test_run_ends_in_a_codec(tmp_path, make):
     residual = residual - book[nearest]
     errors.append(np.square(residual).mean())
   assert errors[-1] < 0.2 * errors[0] < 0.2 * np.square(latents).mean()
+
+
+JUDGES = DiscriminatorConfig(windows=(128,), width=1, growth=(1, 1, 1, 1, 1, 1))
+
+
+def _train(model_dir, trainable, path=None, steps=2):
+  codec_training.train_codec(
+    trainable=trainable, feed=Tones(), finish_batches=1, model_dir=str(model_dir),
+    total_steps=steps, optimizer=optimizers.adam(1e-3), tensorboard=False,
+    initial_checkpoint_path=path and str(path),
+  )  # fmt: skip
+
+
+@pytest.fixture(name='codec', scope='module')
+def _codec():
+  rng = np.random.default_rng(1)
+  params = CodecTrainable(CONFIG, spec=SPEC).init(jax.random.key(4))
+  return SpectroStream(CONFIG, params, rng.normal(size=[16, 8, 4]).astype(np.float32), SPEC)
+
+
+def test_the_decoder_of_a_file_is_trained_and_its_tokens_stay(tmp_path, codec):
+  path = codec.save(tmp_path / 'before.safetensors')
+  recipe = CodecRecipe(train_only='decoder', calibration_steps=(1,))
+  _train(tmp_path / 'run', Still(CONFIG, recipe, SPEC, discriminator_config=JUDGES), path)
+  found = SpectroStream.load(tmp_path / 'run' / codec_training.WEIGHTS_FILE)
+  assert found.content_hash == codec.content_hash
+  for got, want in zip(
+    jax.tree.leaves(found.params), jax.tree.leaves(SpectroStream.load(path).params), strict=True
+  ):
+    np.testing.assert_array_equal(got, want)  # `Still` learns nothing.
+  audio = np.float32(Tones().batch(0)['audio'])
+  np.testing.assert_array_equal(found.encode(audio), codec.encode(audio))
+  with pytest.raises(ValueError, match='name the codec that has them by INITIAL_CHECKPOINT_PATH'):
+    _train(tmp_path / 'other', Still(CONFIG, recipe, SPEC))
+  with pytest.raises(ValueError, match='is a training run.*codec.safetensors'):
+    _train(tmp_path / 'other', Still(CONFIG, recipe, SPEC), tmp_path / 'run')
+
+
+def test_a_run_goes_on_from_another_with_its_discriminators_if_they_fit(tmp_path, codec, capsys):
+  recipe = CodecRecipe(calibration_steps=())
+  first = Still(CONFIG, recipe, SPEC, discriminator_config=JUDGES)
+  state = codec_training.runs.train(
+    trainable=first, feed=Tones(), model_dir=str(tmp_path / 'a'), total_steps=1, seed=7,
+    optimizer=optimizers.adam(1e-3), tensorboard=False,
+  )  # fmt: skip
+
+  def started(config):
+    trainable = Still(CONFIG, recipe, SPEC, discriminator_config=config)
+    codec_training.start_from(trainable, str(tmp_path / 'a'))
+    like = codec_training.TrainState(
+      np.int32(0), trainable.init(jax.random.key(0)), {}, trainable.init_aux(jax.random.key(0))
+    )
+    return trainable.calibrate(like, Tones().batch).params
+
+  same = started(JUDGES)
+  for got, want in zip(jax.tree.leaves(same), jax.tree.leaves(state.params), strict=True):
+    np.testing.assert_array_equal(got, want)
+  wider = started(DiscriminatorConfig(windows=(128,), width=2, growth=(1, 1, 1, 1, 1, 1)))
+  assert 'its discriminators are of other sizes and start anew' in capsys.readouterr().out
+  assert wider['discriminators']['window_128']['first']['conv']['bias'].shape == (2,)
+  np.testing.assert_array_equal(
+    wider['encoder']['base_conv_first']['conv']['kernel'],
+    state.params['encoder']['base_conv_first']['conv']['kernel'],
+  )
+  other = SpectroStreamConfig(
+    num_features=6, encoder_widths=(4,) * 8, decoder_widths=(4, 8, 4, 4, 4, 4, 4, 4)
+  )
+  with pytest.raises(ValueError, match='compare the sizes of the two models'):
+    codec_training.start_from(CodecTrainable(other, recipe, SPEC), str(tmp_path / 'a'))

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec
 
 from training import optimizers, wrappers
-from training.state import create_state
+from training.partitioning import optimizer_specs
+from training.state import create_state, flat_names
 from training.step import make_train_step
 
 PARAMS = {'a': {'w': jnp.float32([3.0, 4.0])}, 'b': jnp.float32([1.0])}
@@ -57,6 +59,42 @@ def test_average_by_hand():
     params = optax.apply_updates(params, updates)
     assert float(state.average['w'][0]) == pytest.approx(expected)
   assert optimizer.learning_rate(0) == 0.5
+
+
+def test_parts_have_optimizers_of_their_own_and_rest_without_gradient():
+  adam = optimizers.adam(0.1)
+  optimizer = wrappers.by_part(lambda: SGD, {'a': adam, 'not there': adam})
+  assert optimizer.learning_rate(0) == 0.5
+  gradients = jax.tree.map(jnp.ones_like, PARAMS)
+  updates, state = optimizer.update(gradients, optimizer.init(PARAMS), PARAMS)
+  np.testing.assert_allclose(updates['b'], [-0.5])
+  np.testing.assert_allclose(updates['a']['w'], [-0.1, -0.1], rtol=1e-4)  # Adam's first step.
+  # Clipping of one part does not see the other.
+  clipped = wrappers.by_part(lambda: wrappers.clipped(SGD, 1.0), {'a': wrappers.clipped(SGD, 1.0)})
+  large = {'a': {'w': jnp.float32([30.0, 40.0])}, 'b': jnp.float32([0.5])}
+  small, _ = clipped.update(large, clipped.init(PARAMS), PARAMS)
+  np.testing.assert_allclose(small['a']['w'], [-0.3, -0.4], rtol=1e-5)
+  np.testing.assert_allclose(small['b'], [-0.25], rtol=1e-5)
+  # Without a gradient a part stays, momentum and count included.
+  still = {'a': {'w': jnp.zeros(2)}, 'b': jnp.ones(1)}
+  updates, after = optimizer.update(still, state, PARAMS)
+  np.testing.assert_array_equal(updates['a']['w'], [0.0, 0.0])
+  np.testing.assert_array_equal(updates['b'], [-0.5])
+  for one, two in zip(jax.tree.leaves(after['a']), jax.tree.leaves(state['a']), strict=True):
+    np.testing.assert_array_equal(one, two)
+
+
+def test_states_of_parts_lie_as_their_parameters():
+  params = {'codec': {'w': jnp.ones([4, 4])}, 'judges': {'w': jnp.ones([4, 6])}}
+  specs = {'codec': {'w': PartitionSpec(None, 'model')}, 'judges': {'w': PartitionSpec('model')}}
+  optimizer = wrappers.by_part(lambda: optimizers.adam(0.1), {'judges': optimizers.adam(0.1)})
+  found = flat_names(optimizer_specs(optimizer.init(params), params, specs))
+  assert {name: spec for name, spec in found.items() if name.endswith('/w')} == {
+    'others/0/mu/codec/w': PartitionSpec(None, 'model'),
+    'others/0/nu/codec/w': PartitionSpec(None, 'model'),
+    'judges/0/mu/judges/w': PartitionSpec('model', None),
+    'judges/0/nu/judges/w': PartitionSpec('model', None),
+  }
 
 
 def test_wrapped_hands_on_the_stacked_layers_and_puts_on_all_three():
