@@ -4,9 +4,10 @@ Text and axes are drawn in `currentColor`; the colours of the lines are of middl
 tell the series apart on both backgrounds, with a marker each for those who do not see colours.
 """
 
+import html
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib
 
@@ -199,6 +200,46 @@ def _mel_ticks(sample_rate: int, num_mels: int) -> dict[float, int]:
   top = np.log10(1 + sample_rate / 2 / 700)
   wanted = [hz for hz in (250, 1000, 4000, 16000) if hz < sample_rate / 2]
   return {num_mels * float(np.log10(1 + hz / 700) / top): hz for hz in wanted}
+
+
+def scatter(
+  points: np.ndarray, labels: Sequence[str], names: Sequence[str], key: str
+) -> str:
+  """Points [N, 2] in the colours and markers of their labels; `names` show under the pointer."""
+  order = sorted(set(labels), key=lambda label: (label == '', label))
+  with matplotlib.rc_context({**_STYLE, 'axes.grid': False}):
+    figure, axes = plt.subplots(figsize=(8, 6))
+    for number, label in enumerate(order):
+      rows = np.array([i for i, own in enumerate(labels) if own == label])
+      # A line of markers without the line: each point is an element of its own in the SVG.
+      axes.plot(
+        *points[rows].T, linestyle='none', markersize=5, color=COLOURS[number % len(COLOURS)],
+        markeredgewidth=0, alpha=0.85,
+        marker=MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],
+        label=label or 'unknown', gid=f'{key}-group-{number}',
+      )  # fmt: skip
+    axes.set_axis_off()
+    axes.set_aspect('equal', adjustable='datalim')
+    figure.legend(
+      loc='outside lower center', ncols=4, fontsize=9, bbox_to_anchor=(0.5, -0.16),
+      handletextpad=0.2, columnspacing=1.0,
+    )  # fmt: skip
+    return _titled(_svg(figure, key), [
+      [names[i] for i, own in enumerate(labels) if own == label] for label in order
+    ], key)  # fmt: skip
+
+
+def _titled(svg: str, names: Sequence[Sequence[str]], key: str) -> str:
+  """Gives each drawn point of `scatter` a <title>: its name, which a pointer over it shows."""
+  for number, own in enumerate(names):
+    start = svg.index(f'id="{key}-{key}-group-{number}"')
+    waiting = (f'><title>{html.escape(name)}</title></use>' for name in own)
+
+    def name_point(match: re.Match, waiting: Iterator[str] = waiting) -> str:
+      return f'<use {match[1].rstrip()}{next(waiting, "/>")}'
+
+    svg = svg[:start] + re.sub(r'<use ([^>]*?)/>', name_point, svg[start:], count=len(own))
+  return svg
 
 
 def _svg(figure: plt.Figure, key: str) -> str:

@@ -17,6 +17,21 @@ def ranks(similarities: np.ndarray) -> np.ndarray:
   return (similarities >= own).sum(1) - 1
 
 
+def group_ranks(
+  similarities: np.ndarray, query_groups: np.ndarray, item_groups: np.ndarray
+) -> np.ndarray:
+  """Rank of each query's best item of its own group, 0 = first; ties count against it.
+
+  Args:
+    similarities: [N, M].
+    query_groups: [N], each of which occurs among `item_groups`.
+    item_groups: [M]; such as the captions of clips, where several read alike.
+  """
+  own = np.asarray(query_groups)[:, None] == np.asarray(item_groups)[None]
+  best = np.where(own, similarities, -np.inf).max(1, keepdims=True)
+  return ((similarities >= best) & ~own).sum(1)
+
+
 def recall_at(similarities: np.ndarray, k: int) -> float:
   """Share of queries whose own item is among the k most similar; chance is k / N."""
   return float((ranks(similarities) < k).mean())
