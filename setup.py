@@ -37,6 +37,7 @@ REQUIREMENTS = [
   'optax>=0.2.4,<0.3',
   'orbax-checkpoint>=0.11,<0.14',
   'protobuf>=5.29,<7',
+  'pyarrow>=15,<27',
   'safetensors>=0.5,<1',
   'scipy>=1.13,<2',
   'sentencepiece>=0.2,<=0.2.2',  # 0.2.3 needs protobuf 7, and `import seqio` then fails.
