@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import tracemalloc
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import soxr
 
 from models import rvq, weights
+from models.low_rank import LowRankCodebooks
 from models.spec import LiveMusicSpec
 from models.spectrostream import SpectroStream, SpectroStreamConfig, layers, losses, network
 from models.spectrostream import blocks as blocks_module
@@ -190,6 +192,18 @@ def test_windows_hold_all_that_a_frame_depends_on(unit, extra, past, length, siz
   assert sum(part.shape[1] for part in found) == frames
 
 
+def test_a_long_clip_in_pieces_takes_constant_memory():
+  """20 minutes (461 MB) a second at a time hold less than 4 windows of 3.2 MB."""
+  tracemalloc.start()
+  second = np.zeros([1, 48_000, 2], np.float32)
+  frames = 0
+  for window in blocks_module.windows((second for _ in range(1200)), 1920, HOP, 0.0):
+    frames += window.kept.stop - window.kept.start
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert frames == 1200 * 25 and peak < 13_000_000, peak
+
+
 @pytest.mark.parametrize('kind', ['', 'ragged_', 'mono_'])
 def test_codec_encodes_as_the_golden(golden, codec, kind):
   audio = golden[f'{kind}audio']
@@ -322,6 +336,22 @@ def test_saved_and_loaded_codecs_are_the_same(codec, tmp_path):
     np.testing.assert_array_equal(flat[name], value.astype(np.float16).astype(np.float32))
   with pytest.raises(FileNotFoundError, match='neither a bundled codec'):
     SpectroStream.load(tmp_path / 'other')
+
+
+def test_codebooks_of_low_rank_are_stored_as_such_and_name_the_same_tokens(codec, tmp_path):
+  low_rank = LowRankCodebooks.of(np.asarray(codec.codebooks), (2,) * codec.spec.codec_levels)
+  small = SpectroStream(codec.config, codec.params, low_rank, codec.spec)
+  path = small.save(tmp_path / 'small.safetensors')
+  assert path.stat().st_size < 0.9 * codec.save(tmp_path / 'full.safetensors').stat().st_size
+  loaded = SpectroStream.load(path)
+  np.testing.assert_array_equal(loaded.codebooks, low_rank.full)
+  decoder = jax.tree.map(lambda x: x + 1, codec.params['decoder'])
+  for other in (loaded, small.with_decoder(decoder), loaded.with_decoder(decoder)):
+    assert other.content_hash == small.content_hash
+  assert small.content_hash != codec.content_hash
+  changed = small.with_decoder(decoder).params
+  jax.tree.map(np.testing.assert_array_equal, changed['decoder'], decoder)
+  jax.tree.map(np.testing.assert_array_equal, changed['encoder'], codec.params['encoder'])
 
 
 def test_config_names_what_is_wrong():
