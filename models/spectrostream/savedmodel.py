@@ -10,6 +10,7 @@ How variables are stored is known at second hand only, so each is looked for by 
 its shape and place, and the result must compute what the SavedModel computes.
 """
 
+import itertools
 import math
 import pathlib
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ _RENAMED = {
   'decoder/input_layers_residual_unit/conv2d_3x3': 'input_layer/conv2d_3x3',
   'decoder/output_layer/base_conv_last': 'input_layer/base_conv_last',
 }
+_BODIES = ('conv1x1_first', 'conv1x1_last')
 # Largest difference from what a SavedModel computes, relative to the largest value.
 _TOLERANCE = 1e-3
 _PROBE_FRAMES = 5
@@ -143,8 +145,11 @@ def _layouts(found: Variables, shapes: network.Shapes, source: str) -> Iterator[
       yield _filled(named, turn)
     return
   missing = [layer for layer, pair in named.items() if not pair]
-  for pick in _PICKS:
-    pairs = named | _by_place(found, {layer: shapes[layer] for layer in missing}, pick, source)
+  # The two 1x1 bodies have the shapes of layers in their branches, and may stand after those.
+  bodies = [layer for layer in missing if layer.endswith(_BODIES)]
+  orders = (missing, [layer for layer in missing if layer not in bodies] + bodies)
+  for pick, order in itertools.product(_PICKS, orders):
+    pairs = named | _by_place(found, {layer: shapes[layer] for layer in order}, pick, source)
     for turn in _TURNS:
       yield _filled(pairs, turn)
 
