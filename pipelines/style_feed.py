@@ -107,6 +107,7 @@ class StyleFeed:
     spec: LiveMusicSpec | None = None,
     text_length: int | None = None,
     cut_probability: float = 0.1,
+    same_genre_run: int = 1,
     max_cached_tracks: int = 2000,
   ):
     """Sets up the feed; reads no audio yet.
@@ -121,11 +122,15 @@ class StyleFeed:
       text_length: ids per text in a batch (a shorter text tower input trains faster); None for
         `config.max_text_length`.
       cut_probability: of a clip whose end is silence, as the last window of a file has it.
+      same_genre_run: tracks of one genre that follow each other, if it has as many: negatives that
+        a genre's name alone does not tell apart. 1 mixes all.
       max_cached_tracks: log-mels kept in memory; of more tracks than these, none is.
 
     Raises:
-      ValueError: no tracks, or one without caption, style and instruments.
+      ValueError: no tracks, or one without caption, style and instruments; a run of none.
     """
+    if same_genre_run < 1:
+      raise ValueError(f'same_genre_run={same_genre_run} must be at least 1.')
     if not tracks:
       raise ValueError('There are no tracks to train the style model on.')
     for track in tracks:
@@ -142,6 +147,7 @@ class StyleFeed:
     self.clip_frames = config.num_frames(
       self.spec.style_window_secs * self.spec.style_sample_rate
     )
+    self.same_genre_run = same_genre_run
     self._keeps_tracks = len(tracks) <= max_cached_tracks
     self.track_log_mel = functools.lru_cache(max_cached_tracks)(self._track_log_mel)
     self._shard = (0, 1)
@@ -179,7 +185,17 @@ class StyleFeed:
     }
 
   def _epoch_order(self, epoch: int) -> np.ndarray:
-    return np.random.default_rng([self.seed, epoch]).permutation(len(self.tracks))
+    """Every track once: runs of one genre each, in random order."""
+    rng = np.random.default_rng([self.seed, epoch])
+    order = rng.permutation(len(self.tracks))
+    if self.same_genre_run == 1:
+      return order
+    by_genre: dict[str, list[int]] = {}
+    for track in order.tolist():
+      by_genre.setdefault(next(iter(self.tracks[track].facts.styles), ''), []).append(track)
+    length = self.same_genre_run
+    runs = [own[i : i + length] for own in by_genre.values() for i in range(0, len(own), length)]
+    return np.concatenate([runs[i] for i in rng.permutation(len(runs))])
 
   def _crop(self, track: int, rng: np.random.Generator) -> np.ndarray:
     """A random window of a track; now and then its end is silence."""

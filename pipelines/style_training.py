@@ -46,6 +46,7 @@ def train_style(
   finish: FinishRecipe | None = None,
   held_out_dir: str | None = None,
   text_length: int | None = None,
+  same_genre_run: int = 1,
   seed: int = 42,
   initial_checkpoint_path: str | None = None,
   card: dict[str, Any] | None = None,
@@ -66,6 +67,7 @@ def train_style(
     held_out_dir: likewise; the middle window and the caption of each track are scored by retrieval.
       None: the validation split of `data_dir`, if it has one.
     text_length: ids per text in training; longer captions are cut. None for all.
+    same_genre_run: see `StyleFeed`.
     seed: of weights, order, crops, captions.
     initial_checkpoint_path: MODEL_DIR of an earlier run or a checkpoint in it; its vocabulary is
       taken over.
@@ -85,8 +87,9 @@ def train_style(
   # SentencePiece may give fewer pieces than asked for.
   config = dataclasses.replace(config, vocab_size=len(vocabulary))
   feed = StyleFeed(
-    tracks, vocabulary, config, batch_size=batch_size, seed=seed, spec=spec, text_length=text_length
-  )
+    tracks, vocabulary, config, batch_size=batch_size, seed=seed, spec=spec,
+    text_length=text_length, same_genre_run=same_genre_run,
+  )  # fmt: skip
   held_out = _held_out_feed(held_out_dir, data_dir, feed)
   card = {**(card or {}), 'recipe': dataclasses.asdict(recipe)}
 

@@ -140,6 +140,23 @@ def test_a_run_that_stopped_ends_where_one_that_did_not(whole_run, folder, tmp_p
   assert first.content_hash == second.content_hash
 
 
+def test_runs_of_one_genre_keep_every_track_once(feed):
+  tracks = [
+    style_feed.StyleTrack(f'{i}', CaptionFacts(styles=(f'g{i % 4}',)), 5.0) for i in range(40)
+  ]
+  feed = style_feed.StyleFeed(
+    tracks, feed.vocabulary, _CONFIG, batch_size=10, seed=1, spec=_SPEC, same_genre_run=5
+  )
+  orders = [feed._epoch_order(epoch) for epoch in (0, 0, 1)]
+  np.testing.assert_array_equal(orders[0], orders[1])
+  assert not np.array_equal(orders[0], orders[2])
+  for order in orders:
+    assert sorted(order) == list(range(40))
+    assert all(len({i % 4 for i in order[start : start + 5]}) == 1 for start in range(0, 40, 5))
+  with pytest.raises(ValueError, match='same_genre_run=0'):
+    style_feed.StyleFeed(tracks, feed.vocabulary, _CONFIG, batch_size=1, seed=1, same_genre_run=0)
+
+
 def test_processes_share_a_batch_row_by_row(feed):
   whole = feed.batch(4)
   parts = [feed.shard(index, 3).batch(4) for index in range(3)]
