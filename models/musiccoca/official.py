@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from models import assets
+from models import assets, tflite
 from models.musiccoca.config import OFFICIAL_NAMES
 from models.musiccoca.embedder import StyleEmbedder
 from models.musiccoca.vocabulary import TextVocabulary
@@ -294,6 +294,7 @@ class TFLiteFile:
       )
     self._path = path
     self._lock = threading.Lock()
+    tflite.read(path)  # LiteRT does not look whether a file is whole before it uses it.
     try:
       self._interpreter = interpreter_class()(model_path=str(path), num_threads=os.cpu_count())
       self._interpreter.allocate_tensors()

@@ -15,11 +15,13 @@ from models.musiccoca import MusicCoCaConfig, TowerConfig, towers
 from models.musiccoca.vocabulary import train_vocabulary
 from models.spec import LiveMusicSpec
 
+# As in the release several sizes coincide, so that shapes alone tell little.
 TOWER = TowerConfig(
-  num_layers=2, model_dim=16, num_heads=2, head_dim=4, mlp_dim=24, pooler_heads=2, pooler_head_dim=6
-)
+  num_layers=2, model_dim=16, num_heads=2, head_dim=8, mlp_dim=48, pooler_heads=2,
+  pooler_head_dim=24,
+)  # fmt: skip
 SPEC = LiveMusicSpec(
-  style_sample_rate=4_000, style_window_secs=1, style_dim=20, style_rvq_levels=12, codebook_size=32
+  style_sample_rate=4_000, style_window_secs=1, style_dim=16, style_rvq_levels=12, codebook_size=32
 )
 TEXTS = [
   'slow jazz with piano and upright bass', 'heavy metal with distorted guitar',

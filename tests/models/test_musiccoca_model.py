@@ -89,6 +89,42 @@ def test_audio_embedding_is_the_mean_of_its_windows(model):
   assert not model.embed_audio(audio[:0], _RATE).any(), 'no audio gives the zero embedding'
 
 
+def test_windows_may_overlap_and_the_last_one_may_be_left_out(model):
+  audio = np.random.default_rng(0).standard_normal(round(2.2 * _RATE)).astype(np.float32)
+  windows = model.windows(audio, _RATE, hop_secs=0.5)
+  assert len(windows) == 5, 'starts 0, 0.5, 1, 1.5 and 2 s lie in 2.2 s'
+  for i, window in enumerate(windows):
+    expected = np.zeros(_RATE, np.float32)
+    part = audio[i * _RATE // 2 : i * _RATE // 2 + _RATE]
+    expected[: len(part)] = part
+    np.testing.assert_array_equal(window, expected)
+  whole = model.windows(audio, _RATE, hop_secs=0.5, pad_end=False)
+  np.testing.assert_array_equal(whole, windows[:3])
+  assert len(model.windows(audio[: _RATE - 1], _RATE, pad_end=False)) == 0
+  assert len(model.windows(audio[:_RATE], _RATE, pad_end=False)) == 1
+  with pytest.raises(ValueError, match='hop_secs=0 must be above 0'):
+    model.windows(audio, _RATE, hop_secs=0)
+
+
+def test_recordings_of_any_length_and_rate_are_embedded_together(model, monkeypatch):
+  from models.musiccoca import embedder
+
+  rng = np.random.default_rng(4)
+  items = [
+    (rng.standard_normal(round(secs * rate)).astype(np.float32), rate)
+    for secs, rate in ((0.3, 4_000), (2.5, 4_000), (0.0, 4_000), (1.2, 6_000), (3.0, 4_000))
+  ]
+  items.append((rng.standard_normal([5_000, 2]), 4_000))
+  expected = np.stack([model.embed_audio(*item) for item in items])
+  for at_once in (1, 3, 64):
+    monkeypatch.setattr(embedder, '_WINDOWS_AT_ONCE', at_once)
+    got = model.embed_audios(iter(items))
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+  assert not expected[2].any()
+  assert model.embed_audios([]).shape == (0, 24)
+
+
 def test_stereo_is_averaged_and_batches_keep_their_rows(model):
   batch = np.random.default_rng(2).standard_normal([2, 6_000, 2]).astype(np.float32)
   got = model.embed_audio(batch, _RATE)

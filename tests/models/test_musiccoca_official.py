@@ -1,5 +1,6 @@
 """Released MusicCoCa files, run and imported: on stand-ins, and on the files if they are there."""
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -112,6 +113,18 @@ def test_weights_are_imported_exactly(imported):
   np.testing.assert_allclose(imported.mel_matrix, stand_ins.mel_matrix(), atol=1e-5)
 
 
+@pytest.mark.slow
+def test_twelve_layers_are_told_apart(tmp_path, monkeypatch):
+  """x_layers_1 is not x_layers_10."""
+  tower = dataclasses.replace(stand_ins.TOWER, num_layers=12)
+  monkeypatch.setattr(stand_ins, 'TOWER', tower)
+  expected = stand_ins.params()['text']
+  (tmp_path / 'text.tflite').write_bytes(stand_ins.text_encoder(expected))
+  got = official_weights.read_text_tower(tmp_path / 'text.tflite', stand_ins.config(), _SPEC)
+  for (path, value), (_, want) in zip(_leaves(got), _leaves(expected), strict=True):
+    np.testing.assert_allclose(value, want, atol=1e-6, rtol=1e-6, err_msg=path)
+
+
 def _leaves(tree: dict) -> list:
   from models import weights
 
@@ -174,18 +187,19 @@ def test_another_export_is_refused_by_the_name_of_what_lacks(v2, tmp_path):
 
 def test_truncated_files_are_named(v2, tmp_path):
   for name in ('text_encoder.tflite', 'pretrained_vector_quantizer.tflite'):
-    cut = tmp_path / name
-    cut.write_bytes((v2 / name).read_bytes()[:2_000])
-    with pytest.raises(ValueError, match=rf'{name} \(2000 bytes\) is truncated'):
-      official.TFLiteFile(cut)
+    content = (v2 / name).read_bytes()
+    for size in (0, 7, 2_000, len(content) // 2, len(content) - 5_000):
+      (tmp_path / name).write_bytes(content[:size])
+      with pytest.raises(ValueError, match=rf'{name} \({size} bytes\) is truncated'):
+        official.TFLiteFile(tmp_path / name)
   with pytest.raises(ValueError, match='text_encoder.tflite.* is truncated'):
     official_weights.read_text_tower(tmp_path / 'text_encoder.tflite', stand_ins.config(), _SPEC)
   (tmp_path / 'spm.model').write_bytes((v2 / 'spm.model').read_bytes()[:100])
   with pytest.raises(ValueError, match='spm.model.* no SentencePiece model'):
     official.read_vocabulary(tmp_path / 'spm.model')
   run = official.TFLiteFile(v2 / 'mapper.tflite')
-  with pytest.raises(ValueError, match=r'int32 \[20\] fits none'):
-    run(np.zeros(20, np.int32))
+  with pytest.raises(ValueError, match=r'int32 \[16\] fits none'):
+    run(np.zeros(_SPEC.style_dim, np.int32))
 
 
 # ---- v1, on stand-ins. ----
