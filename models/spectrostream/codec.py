@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from models import rvq, weights
+from models.low_rank import LowRankCodebooks
 from models.spec import LiveMusicSpec
 from models.spectrostream import network
 from models.spectrostream.blocks import BLOCK_SIZES, over_clips, windows
@@ -33,7 +34,7 @@ class SpectroStream:
     self,
     config: SpectroStreamConfig,
     params: dict[str, Any],
-    codebooks: np.ndarray,
+    codebooks: np.ndarray | LowRankCodebooks,
     spec: LiveMusicSpec = LiveMusicSpec(),
     release: str | None = None,
   ):
@@ -42,13 +43,16 @@ class SpectroStream:
     Args:
       config: widths.
       params: {'encoder': ..., 'decoder': ...}, float32.
-      codebooks: [levels, codes, num_features] float32.
+      codebooks: [levels, codes, num_features] float32, or what gives such.
       spec: sample rate, frame rate, numbers of levels and codes.
       release: name of the official release that this is, if it is one.
 
     Raises:
       ValueError: the codebooks do not fit config and spec.
     """
+    self._stored = codebooks
+    if isinstance(codebooks, LowRankCodebooks):
+      codebooks = codebooks.full
     expected = (spec.codec_levels, spec.codebook_size, config.num_features)
     if codebooks.shape != expected:
       raise ValueError(f'Codebooks have shape {codebooks.shape}; this codec needs {expected}.')
@@ -76,7 +80,9 @@ class SpectroStream:
     tree, metadata = weights.load(path)
     if metadata.get('kind') != _KIND:
       raise ValueError(f'{path} holds {metadata.get("kind")!r}, not a {_KIND} codec.')
-    codebooks = tree.pop('quantizer')['embedding']
+    quantizer = tree.pop('quantizer')
+    low_rank = 'embedding' not in quantizer
+    codebooks = LowRankCodebooks.from_tree(quantizer) if low_rank else quantizer['embedding']
     config = SpectroStreamConfig.from_dict(metadata['config'])
     spec = LiveMusicSpec.from_dict(metadata['spec'])
     return cls(config, tree, codebooks, spec, metadata.get('release'))
@@ -103,6 +109,11 @@ class SpectroStream:
     if self.release:
       metadata['release'] = self.release
     return weights.save(path, self._tree(), metadata, dtype)
+
+  def with_decoder(self, decoder: dict[str, Any]) -> 'SpectroStream':
+    """This codec, and its tokens, with another decoder of the same sizes."""
+    params = {**self.params, 'decoder': decoder}
+    return SpectroStream(self.config, params, self._stored, self.spec, self.release)
 
   @functools.cached_property
   def content_hash(self) -> str:
@@ -207,7 +218,9 @@ class SpectroStream:
     return _with_lead((_flat(as_codes(block, self.spec)) for block in blocks), self._audio_blocks)
 
   def _tree(self) -> dict[str, Any]:
-    return {**self.params, 'quantizer': {'embedding': self.codebooks}}
+    low_rank = isinstance(self._stored, LowRankCodebooks)
+    quantizer = self._stored.tree() if low_rank else {'embedding': self._stored}
+    return {**self.params, 'quantizer': quantizer}
 
   def _clips(
     self, audio: np.ndarray, sample_rate: float | None = None

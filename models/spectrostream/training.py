@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from models import rvq
+from models.low_rank import LowRankCodebooks
 from models.spec import LiveMusicSpec
 from models.spectrostream import codebooks, discriminators, losses, network, objective
 from models.spectrostream.codec import SpectroStream
@@ -157,10 +158,7 @@ class CodecTrainable:
     """
     params = codec_part(state.params)
     if self.recipe.train_only == DECODER:
-      # A release's name stands for its tokens, which are still the same.
-      release = self._start.release if isinstance(self._start, SpectroStream) else None
-      values = np.asarray(state.aux['codebooks'])
-      return SpectroStream(self.config, params, values, self.spec, release)
+      return self._start.with_decoder(params['decoder'])
     latents = self._many_latents(params, get_batch, num_batches)
     flat = latents.reshape([-1, latents.shape[-1]])
     scales = np.ones(flat.shape[1], np.float32)
@@ -170,6 +168,8 @@ class CodecTrainable:
     values = self._fit(flat * scales, self.recipe.final_folds)
     ranks = self.recipe.ranks
     values = rvq.move_unused_codes(values, flat * scales, seed=self.seed, ranks=ranks)
+    if ranks is not None:
+      values = LowRankCodebooks.of(values, ranks)
     return SpectroStream(self.config, scale_latents(params, scales), values, self.spec)
 
   def _given_start(self, state: Any, get_batch: Callable[[int], Mapping[str, np.ndarray]]) -> Any:
