@@ -75,14 +75,17 @@ def _ridge(
   x: np.ndarray, y: np.ndarray, test: np.ndarray, penalties: Sequence[float]
 ) -> np.ndarray:
   """Predictions for `test` by ridge on (x, y), [penalties, rows, T]."""
-  mean, deviation = x.mean(0), np.maximum(x.std(0), 1e-9)
+  mean, deviation = x.mean(0), x.std(0)
+  deviation = np.where(deviation > 1e-9, deviation, np.inf)  # What does not vary says nothing.
   centre = y.mean(0)
-  left, values, right = np.linalg.svd((x - mean) / deviation, full_matrices=False)
-  shrunk = left.T @ (y - centre)
-  turned = (test - mean) / deviation @ right.T
-  return np.stack([
-    turned @ (shrunk * (values / (values**2 + p))[:, None]) + centre for p in penalties
-  ])  # fmt: skip
+  x, test, y = (x - mean) / deviation, (test - mean) / deviation, y - centre
+  if len(x) < x.shape[1]:  # The smaller of the two forms; both give the same.
+    values, axes = np.linalg.eigh(x @ x.T)
+    known, seen = axes.T @ y, test @ x.T @ axes
+  else:
+    values, axes = np.linalg.eigh(x.T @ x)
+    known, seen = axes.T @ (x.T @ y), test @ axes
+  return np.stack([seen @ (known / (values + p)[:, None]) + centre for p in penalties])
 
 
 def auroc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

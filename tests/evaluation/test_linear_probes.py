@@ -50,11 +50,22 @@ def test_a_probe_does_not_learn_works_by_heart():
 
 def test_ridge_is_least_squares_without_a_penalty():
   rng = np.random.default_rng(1)
-  x, y, test = rng.standard_normal([40, 3]), rng.standard_normal([40, 2]), rng.standard_normal([5, 3])
+  x, y, test = (rng.standard_normal(shape) for shape in ([40, 3], [40, 2], [5, 3]))
   got = linear_probes._ridge(x, y, test, [1e-9])[0]
   design = np.c_[np.ones(40), x]
   expected = np.c_[np.ones(5), test] @ np.linalg.lstsq(design, y, rcond=None)[0]
   np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_wide_and_tall_ridge_agree():
+  """More features than rows: the same as in the form for few features."""
+  rng = np.random.default_rng(2)
+  x, y, test = (rng.standard_normal(shape) for shape in ([12, 30], [12, 2], [4, 30]))
+  mean, deviation = x.mean(0), x.std(0)
+  scaled, penalty = (x - mean) / deviation, 0.7
+  weights = np.linalg.solve(scaled.T @ scaled + penalty * np.eye(30), scaled.T @ (y - y.mean(0)))
+  expected = (test - mean) / deviation @ weights + y.mean(0)
+  np.testing.assert_allclose(linear_probes._ridge(x, y, test, [penalty])[0], expected, rtol=1e-8)
 
 
 def test_figures_carry_chance_and_an_interval_over_works():
