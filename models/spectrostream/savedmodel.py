@@ -95,6 +95,8 @@ def _read_part(
     if error < _TOLERANCE:
       return flat
     first = first or (params, float(error))
+  if first is None:
+    raise ValueError(f'{source}: the kernels and biases of its layers do not fit each other.')
   params, error = first
   raise ValueError(
     f'{source}: what this package computes from its variables differs from what it computes itself '
@@ -141,8 +143,7 @@ def _layouts(found: Variables, shapes: network.Shapes, source: str) -> Iterator[
   """Ways to fill the layers from variables, the likeliest first."""
   named = {layer: _by_name(found, layer) for layer in shapes}
   if all(named.values()):
-    for turn in _TURNS:
-      yield _filled(named, turn)
+    yield from _turned(named)
     return
   missing = [layer for layer, pair in named.items() if not pair]
   # The two 1x1 bodies have the shapes of layers in their branches, and may stand after those.
@@ -150,17 +151,20 @@ def _layouts(found: Variables, shapes: network.Shapes, source: str) -> Iterator[
   orders = (missing, [layer for layer in missing if layer not in bodies] + bodies)
   for pick, order in itertools.product(_PICKS, orders):
     pairs = named | _by_place(found, {layer: shapes[layer] for layer in order}, pick, source)
-    for turn in _TURNS:
-      yield _filled(pairs, turn)
+    yield from _turned(pairs)
 
 
-def _filled(pairs: dict[str, Any], turn: Callable[[np.ndarray], np.ndarray]) -> Arrays:
-  flat = {}
-  for layer, (kernel, bias) in pairs.items():
-    kernel = turn(kernel) if 'transpose' in layer else kernel
-    flat[f'{layer}/conv/kernel'] = np.ascontiguousarray(kernel, np.float32)
-    flat[f'{layer}/conv/bias'] = np.asarray(bias, np.float32)
-  return flat
+def _turned(pairs: dict[str, Any]) -> Iterator[Arrays]:
+  """(kernel, bias) of every layer, transposed kernels in each way that fits their biases."""
+  for turn in _TURNS:
+    flat, fits = {}, True
+    for layer, (kernel, bias) in pairs.items():
+      kernel = turn(kernel) if 'transpose' in layer else kernel
+      fits = fits and kernel.shape[-1:] == bias.shape
+      flat[f'{layer}/conv/kernel'] = np.ascontiguousarray(kernel, np.float32)
+      flat[f'{layer}/conv/bias'] = np.asarray(bias, np.float32)
+    if fits:
+      yield flat
 
 
 # How a transposed convolution's kernel may lie: as TensorFlow has it, else as this package has.
