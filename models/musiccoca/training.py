@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from models.logical_axes import constrain
@@ -146,8 +147,11 @@ class StyleTrainable:
     config: MusicCoCaConfig,
     recipe: StyleRecipe | None = None,
     spec: LiveMusicSpec | None = None,
+    mel_matrix: np.ndarray | None = None,
   ):
+    """Takes sizes, recipe and, for clips given as audio, the mel matrix of a released model."""
     self.config = config
+    self.mel_matrix = mel_matrix
     self.recipe = recipe or StyleRecipe()
     self.spec = spec or LiveMusicSpec()
 
@@ -316,7 +320,8 @@ class StyleTrainable:
     if 'log_mel' in batch:
       log_mels = batch['log_mel']
     else:
-      log_mels = frontend.log_mel(batch['audio'], config, self.spec.style_sample_rate)
+      rate = self.spec.style_sample_rate
+      log_mels = frontend.log_mel(batch['audio'], config, rate, self.mel_matrix)
     tokens = frontend.patches(log_mels, config)
     if 'kept' in batch:
       tokens = jnp.take_along_axis(tokens, batch['kept'][..., None], axis=1)

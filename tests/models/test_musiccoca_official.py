@@ -5,6 +5,7 @@ import json
 import pathlib
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -146,6 +147,28 @@ def test_an_imported_model_is_the_released_one(imported, released, tmp_path):
   assert again.content_hash == released.content_hash
   tuned = MusicCoCa(again.config, again.params, again.vocabulary, again.quantizer, again.spec)
   assert tuned.content_hash != released.content_hash, 'own weights have their own identity'
+
+
+@pytest.mark.slow
+def test_imported_weights_can_be_tuned(imported, released):
+  """The loss and its gradient at the released weights; the clips are heard as the release does."""
+  from models.musiccoca.captioner import CaptionerConfig
+  from models.musiccoca.training import StyleRecipe, StyleTrainable, contrastive_loss
+
+  recipe = StyleRecipe(caption_weight=0.0, captioner=CaptionerConfig(num_layers=1, num_queries=2))
+  trainable = StyleTrainable(imported.config, recipe, _SPEC, imported.mel_matrix)
+  params = {**trainable.init(jax.random.key(0)), **imported.params}
+  ids, paddings = imported.vocabulary.encode(stand_ins.TEXTS[:2])
+  clips = imported.windows(_audio(), _SPEC.style_sample_rate)[:2]
+  batch = {'audio': clips, 'text_ids': ids, 'text_paddings': paddings}
+  gradient, metrics = jax.jit(jax.grad(trainable.loss_fn, has_aux=True))(params, batch)
+  expected, _ = contrastive_loss(
+    released.embed_clips(clips), released.embed_ids(ids, paddings), recipe.initial_temperature
+  )
+  assert float(metrics['contrastive_sum']) == pytest.approx(float(expected), rel=1e-2)
+  for name in ('audio', 'text'):
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient[name]))
+    assert np.abs(gradient[name]['layers']['query']['kernel']).max() > 0
 
 
 def test_the_import_is_compared_with_the_files_before_it_is_written(
