@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from models.musiccoca import MusicCoCa, MusicCoCaConfig, TowerConfig, towers
-from models.musiccoca.quantizer import fit_quantizer
+from models.musiccoca.codebooks import CodebookRecipe, fit_codebooks
 from models.musiccoca.vocabulary import TextVocabulary, train_vocabulary
 from models.spec import LiveMusicSpec
 
@@ -38,7 +38,8 @@ def model(vocabulary) -> MusicCoCa:
     'text': towers.init_text_tower(jax.random.key(1), config, _SPEC.style_dim),
   }
   vectors = np.random.default_rng(0).standard_normal([300, 24])
-  return MusicCoCa(config, params, vocabulary, fit_quantizer(vectors, 3, 32, rank=8, seed=0), _SPEC)
+  quantizer = fit_codebooks(vectors, vectors[:0], 3, 32, CodebookRecipe(rank=8, ema_passes=0))
+  return MusicCoCa(config, params, vocabulary, quantizer, _SPEC)
 
 
 def test_ids_are_start_pieces_padding(vocabulary):
@@ -159,29 +160,6 @@ def test_tokens_equal_a_greedy_float64_search(model):
   assert got.dtype == np.int32
   np.testing.assert_array_equal(got, expected)
   assert model.tokenize(np.zeros(24)).shape == (3,), 'silence is a legal input'
-
-
-def test_residuals_shrink_from_level_to_level():
-  vectors = np.random.default_rng(0).standard_normal([400, 6]) @ np.ones([6, 24])
-  vectors += np.random.default_rng(1).standard_normal([400, 24]) * 0.3
-  fitted = fit_quantizer(vectors, 3, 32, rank=24, seed=0)
-  books, residual, errors = fitted.codebooks, vectors.copy(), []
-  for book in books:
-    distances = np.square(residual[:, None] - book[None]).sum(-1)
-    residual = residual - book[distances.argmin(1)]
-    errors.append(np.square(residual).sum())
-  spread = np.square(vectors - vectors.mean(0)).sum()
-  assert errors[0] < 0.5 * spread and errors[1] < 0.9 * errors[0] and errors[2] < errors[1]
-
-
-def test_codes_out_of_use_are_never_chosen():
-  vectors = np.random.default_rng(0).standard_normal([200, 8])
-  fitted = fit_quantizer(vectors, 2, 32, rank=8, seed=0, active_codes=(4,))
-  queries = np.concatenate([vectors, 10 * vectors, np.zeros([1, 8])])
-  distances = np.square(queries[:, None] - fitted.codebooks[0][None]).sum(-1)
-  assert set(distances.argmin(1)) <= set(range(4))
-  with pytest.raises(ValueError, match='1..32'):
-    fit_quantizer(vectors, 2, 32, rank=8, seed=0, active_codes=(64,))
 
 
 def test_a_saved_model_comes_back_the_same(model, tmp_path):
