@@ -95,6 +95,7 @@ def contrastive_loss(
   logits = cosines / temperature
   if positives is None:
     positives = jnp.eye(len(audio))
+  positives = constrain(positives, 'batch', None)
   to_text = -(positives * jax.nn.log_softmax(logits, 1)).sum(1) / positives.sum(1)
   to_audio = -(positives * jax.nn.log_softmax(logits, 0)).sum(0) / positives.sum(0)
   return 0.5 * (to_text + to_audio).sum(), cosines

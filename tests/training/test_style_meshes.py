@@ -59,6 +59,8 @@ def test_losses_and_parameters_are_those_of_one_device(runs, name):
     for key in ('loss', 'contrastive_loss', 'caption_loss', 'weight_gradient_norm'):
       np.testing.assert_allclose(found[key], expected[key], rtol=1e-5, err_msg=key)
   for key, value in first['params'].items():
+    if key.endswith('key/bias'):  # Attention does not see it: Adafactor scales up its rounding.
+      continue
     np.testing.assert_allclose(other['params'][key], value, rtol=1e-5, atol=1e-4, err_msg=key)
 
 
