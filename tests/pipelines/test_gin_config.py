@@ -193,7 +193,7 @@ def test_codec_and_style_model_files_are_the_bundled_sizes():
   trainable = gin_config.macro_value('MODEL')
   assert trainable.config == SpectroStreamConfig.tiny()
   assert trainable.recipe.linear_start is not None
-  assert trainable.discriminator_config.width == 4 and trainable.discriminator_config.windows[5]
+  assert trainable.discriminator_config.windows == (256, 1024, 4096)
   schedule = gin.query_parameter('optimizers.adam.learning_rate').scoped_configurable_fn()
   assert float(schedule(3)) == pytest.approx(1.5e-4, rel=1e-5)  # In the warmup of 30 steps.
 
