@@ -24,6 +24,7 @@ def train_codec(
   model_dir: str,
   initial_checkpoint_path: str | None = None,
   finish_batches: int = 336,
+  finish_feed: Any | None = None,
   **run_options: Any,
 ) -> TrainState | None:
   """Trains and, once the steps are made or the time is up, writes MODEL_DIR/codec.safetensors.
@@ -34,6 +35,8 @@ def train_codec(
     model_dir: of the run.
     initial_checkpoint_path: see `start_from`; None for initial values.
     finish_batches: batches whose latents the last codebooks are fitted to.
+    finish_feed: of these batches; None takes `feed`. Its crops may be longer: the first frames of a
+      crop have no past, which codebooks should not be fitted to.
     **run_options: go to `pipelines.runs.train`.
 
   Raises:
@@ -49,7 +52,7 @@ def train_codec(
     )
 
   def finish(state: TrainState, trainable: CodecTrainable, model_dir: str):
-    save_codec(state, trainable, feed, finish_batches, model_dir)
+    save_codec(state, trainable, finish_feed or feed, finish_batches, model_dir)
 
   return runs.train(
     trainable=trainable, feed=feed, model_dir=model_dir, finish=finish, **run_options

@@ -55,7 +55,7 @@ class SpectroStreamConfig(Config):
   def tiny(cls) -> 'SpectroStreamConfig':
     """The bundled size: narrow where there are many bins, in multiples of a CPU's vectors."""
     return cls(
-      num_features=56,
-      encoder_widths=(8, 16, 16, 32, 32, 48, 64, 64),
-      decoder_widths=(64, 128, 64, 32, 32, 16, 16, 8),
+      num_features=152,
+      encoder_widths=(8, 16, 16, 32, 48, 72, 104, 128),
+      decoder_widths=(128, 208, 80, 56, 40, 24, 16, 8),
     )

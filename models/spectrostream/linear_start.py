@@ -45,8 +45,8 @@ class LinearStart:
     output_crosstalk: factor on the free channels' random weights in the output layer.
   """
 
-  carried: tuple[int, ...] = (2, 8, 8, 20, 20, 28, 44, 48)
-  features: int = 36
+  carried: tuple[int, ...] = (2, 8, 8, 24, 40, 62, 88, 112)
+  features: int = 120
   latent_scale: float = 0.3
   input_gain: float = 0.1
   crosstalk: float = 0.3

@@ -69,6 +69,24 @@ def test_run_ends_in_a_codec(tmp_path, make):
   assert errors[-1] < 0.2 * errors[0] < 0.2 * np.square(latents).mean()
 
 
+def test_codebooks_are_fitted_to_the_feed_for_the_end(tmp_path):
+  class Silence(Tones):
+    def batch(self, index):
+      return jax.tree.map(np.zeros_like, super().batch(index))
+
+  recipe = CodecRecipe(calibration_steps=(), kmeans_iterations=1, final_folds=1)
+  trainable = Still(CONFIG, recipe, SPEC)
+  codec_training.train_codec(
+    trainable=trainable, feed=Tones(), finish_feed=Silence(), finish_batches=2, total_steps=1,
+    model_dir=str(tmp_path), optimizer=optimizers.adam(1e-3), tensorboard=False,
+  )  # fmt: skip
+  codec = SpectroStream.load(tmp_path / codec_training.WEIGHTS_FILE)
+  silent = trainable._latents(codec.params, np.zeros([1, 9600, 2], np.float32))[0]
+  # All latents are the same ones: the first codes are what they are.
+  distances = np.abs(np.asarray(codec.codebooks)[0][:, None] - np.asarray(silent)).max(-1)
+  assert distances.min(0).max() < 1e-2
+
+
 JUDGES = DiscriminatorConfig(windows=(128,), width=1, growth=(1, 1, 1, 1, 1, 1))
 
 
