@@ -211,7 +211,10 @@ def _probe(
   clips = np.concatenate([catalog.first, catalog.last])
   features = {
     'embedding': np.concatenate([audio['first'], audio['last']]),
-    'log-mel statistics': log_mel_statistics(clips, model.spec),
+    # Released models that run as they are do not show their front end.
+    'log-mel statistics': log_mel_statistics(
+      clips, model.spec, getattr(model, 'config', None), getattr(model, 'mel_matrix', None)
+    ),
   }
   _add_probes(report, features, catalog, np.arange(len(catalog.tracks)))
   if depthformer is None or not options.num_encoder_works:

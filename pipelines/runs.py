@@ -45,6 +45,7 @@ def train(
   seed: int = 42,
   initial_checkpoint_path: str | None = None,
   codebook_start: bool = False,
+  start_params: Callable[[], Any] | None = None,
   log_period: int = 50,
   checkpoint_period: int = 1000,
   keep_checkpoints: int = 5,
@@ -79,6 +80,8 @@ def train(
       the step counts from 0.
     codebook_start: of a language model that starts from no checkpoint: embeddings and output layer
       start from the codebooks of the data's codec and style model.
+    start_params: gives the parameters of a new run, for a start that only its kind of model knows;
+      then nothing is read from `initial_checkpoint_path`.
     log_period: steps between lines of metrics.
     checkpoint_period: steps between checkpoints.
     keep_checkpoints: how many of the newest stay.
@@ -128,7 +131,9 @@ def train(
     write_model_file(folder, trainable, **identity)
   start = None
   if not _has_checkpoint(folder):
-    if initial_checkpoint_path:
+    if start_params is not None:
+      start = start_params()
+    elif initial_checkpoint_path:
       start = initial_params.read(initial_checkpoint_path, identity)
     elif codebook_start:
       start = initial_params.from_codebooks(trainable, identity, seed)

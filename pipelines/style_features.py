@@ -18,13 +18,28 @@ from preprocessing.audio import read_audio
 _BLOCK = 8
 
 
-def log_mel_statistics(clips: np.ndarray, spec: LiveMusicSpec) -> np.ndarray:
-  """Mean and standard deviation over time of each mel band: [N, samples] -> [N, 2 bands]."""
-  config = MusicCoCaConfig.tiny()
+def log_mel_statistics(
+  clips: np.ndarray,
+  spec: LiveMusicSpec,
+  config: MusicCoCaConfig | None = None,
+  mel_matrix: np.ndarray | None = None,
+) -> np.ndarray:
+  """Mean and standard deviation over time of each mel band that a style model's tower sees.
+
+  Args:
+    clips: [N, samples] mono.
+    spec: the rate.
+    config: of the front end; None for that of our own models.
+    mel_matrix: where the model has its own.
+
+  Returns:
+    float32 [N, 2 bands].
+  """
+  config = config or MusicCoCaConfig.tiny()
 
   @jax.jit
   def measure(block: jax.Array) -> jax.Array:
-    values = frontend.log_mel(block, config, spec.style_sample_rate)
+    values = frontend.log_mel(block, config, spec.style_sample_rate, mel_matrix)
     return jax.numpy.concatenate([values.mean(1), values.std(1)], axis=1)
 
   return _in_blocks(measure, clips)

@@ -109,6 +109,7 @@ class StyleFeed:
     cut_probability: float = 0.1,
     same_genre_run: int = 1,
     max_cached_tracks: int = 2000,
+    mel_matrix: np.ndarray | None = None,
   ):
     """Sets up the feed; reads no audio yet.
 
@@ -125,10 +126,16 @@ class StyleFeed:
       same_genre_run: tracks of one genre that follow each other, if it has as many: negatives that
         a genre's name alone does not tell apart. 1 mixes all.
       max_cached_tracks: log-mels kept in memory; of more tracks than these, none is.
+      mel_matrix: power spectrum -> mel bands of the model that is trained, where it has its own;
+        None for the one that `config` defines.
 
     Raises:
-      ValueError: no tracks, or one without caption, style and instruments; a run of none.
+      ValueError: no tracks, or one without caption, style and instruments; a run of none; a mel
+        matrix of other sizes than the front end's.
     """
+    shape = (config.fft_length // 2 + 1, config.mel_bins)
+    if mel_matrix is not None and mel_matrix.shape != shape:
+      raise ValueError(f'The mel matrix has shape {mel_matrix.shape}, the front end needs {shape}.')
     if same_genre_run < 1:
       raise ValueError(f'same_genre_run={same_genre_run} must be at least 1.')
     if not tracks:
@@ -139,6 +146,7 @@ class StyleFeed:
     self.tracks = tuple(tracks)
     self.vocabulary = vocabulary
     self.config = config
+    self.mel_matrix = mel_matrix
     self.batch_size = batch_size
     self.seed = seed
     self.spec = spec or LiveMusicSpec()
@@ -240,16 +248,20 @@ class StyleFeed:
       piece = audio[max(start - 1, 0) : start + block]
       offset = 1 if start == 0 else 0
       samples[offset : offset + len(piece)] = piece
-      part = _block_log_mel(samples, config, rate)
+      part = _block_log_mel(samples, self.mel_matrix, config, rate)
       parts.append(np.asarray(part)[: count - first])
     return np.concatenate(parts)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _block_log_mel(samples: jax.Array, config: MusicCoCaConfig, sample_rate: int) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _block_log_mel(
+  samples: jax.Array, mel_matrix: jax.Array | None, config: MusicCoCaConfig, sample_rate: int
+) -> jax.Array:
   """Samples with the one before the first -> float16 [_BLOCK_FRAMES, bands]."""
   emphasized = samples[1:] - config.pre_emphasis * samples[:-1]
-  values = frontend.log_mel_of_emphasized(emphasized, config, sample_rate, _BLOCK_FRAMES)
+  values = frontend.log_mel_of_emphasized(
+    emphasized, config, sample_rate, _BLOCK_FRAMES, mel_matrix
+  )
   return values.astype('float16')
 
 

@@ -73,7 +73,9 @@ def finish_style_model(
   fitted = fit_codebooks(
     audio, text, spec.style_rvq_levels, spec.codebook_size, recipe.codebooks
   )
-  model = MusicCoCa(feed.config, params, feed.vocabulary, fitted, feed.spec)
+  model = MusicCoCa(
+    feed.config, params, feed.vocabulary, fitted, feed.spec, mel_matrix=feed.mel_matrix
+  )
   model.card = {
     **(card or {}),
     'training_tracks': len(feed.tracks),

@@ -1,8 +1,7 @@
 """Trains a style model from a folder: vocabulary, towers, style tokens, one weights file."""
 
 import dataclasses
-import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -10,15 +9,13 @@ import jax
 from evaluation.retrieval import retrieval_scores
 from models.musiccoca import MusicCoCaConfig
 from models.musiccoca.training import StyleRecipe, StyleTrainable
-from models.musiccoca.vocabulary import TextVocabulary
 from models.spec import LiveMusicSpec
 from pipelines import runs
-from pipelines.style_feed import StyleFeed, StyleTrack, caption_vocabulary, style_tracks
+from pipelines.style_feed import StyleFeed, caption_vocabulary, style_tracks
 from pipelines.style_finish import FinishRecipe, embed_pairs, finish_style_model
+from pipelines.style_start import StyleStart, find_start
 from training import hosts
 from training.state import TrainState
-
-VOCABULARY_FILE = 'vocabulary.spm.model'
 
 
 class Retrieval:
@@ -69,8 +66,8 @@ def train_style(
     text_length: ids per text in training; longer captions are cut. None for all.
     same_genre_run: see `StyleFeed`.
     seed: of weights, order, crops, captions.
-    initial_checkpoint_path: MODEL_DIR of an earlier run or a checkpoint in it; its vocabulary is
-      taken over.
+    initial_checkpoint_path: MODEL_DIR of an earlier run or a checkpoint in it, or a style model: a
+      file, a bundled name, 'musiccoca_v2_jax'. Its vocabulary and mel matrix are taken over.
     card: saved with the weights, beside the recipe and the figures.
     spec: rates, window and sizes of the tokens.
     dry_run: print the model and the first example, and train nothing.
@@ -81,17 +78,24 @@ def train_style(
   spec = spec or LiveMusicSpec()
   tracks = style_tracks(data_dir)
   trains = not (dry_run or run_options.get('precompile'))
-  vocabulary = _vocabulary(
-    model_dir, initial_checkpoint_path, tracks, config, seed, write=trains and hosts.is_first()
-  )
+  start = find_start(
+    model_dir, initial_checkpoint_path, config, spec,
+    lambda: caption_vocabulary(tracks, config, seed=seed),
+  )  # fmt: skip
+  if trains and hosts.is_first():
+    start.write(model_dir)
   # SentencePiece may give fewer pieces than asked for.
-  config = dataclasses.replace(config, vocab_size=len(vocabulary))
+  config = dataclasses.replace(config, vocab_size=len(start.vocabulary))
   feed = StyleFeed(
-    tracks, vocabulary, config, batch_size=batch_size, seed=seed, spec=spec,
-    text_length=text_length, same_genre_run=same_genre_run,
+    tracks, start.vocabulary, config, batch_size=batch_size, seed=seed, spec=spec,
+    text_length=text_length, same_genre_run=same_genre_run, mel_matrix=start.mel_matrix,
   )  # fmt: skip
   held_out = _held_out_feed(held_out_dir, data_dir, feed)
+  trained = initial_checkpoint_path is not None
+  trainable = StyleTrainable(config, recipe, spec, start.mel_matrix, trained)
   card = {**(card or {}), 'recipe': dataclasses.asdict(recipe)}
+  if trained:
+    card['started_from'] = initial_checkpoint_path
 
   def finish_run(state: TrainState, trainable: Any, model_dir: str):
     card['steps'] = int(state.step)
@@ -99,16 +103,26 @@ def train_style(
 
   return runs.train(
     model_dir=model_dir,
-    trainable=StyleTrainable(config, recipe, spec),
+    trainable=trainable,
     feed=feed,
     seed=seed,
     evaluators=[Retrieval(held_out)] if held_out else [],
     finish=finish_run,
-    initial_checkpoint_path=initial_checkpoint_path,
+    initial_checkpoint_path=start.checkpoint,
+    start_params=_params_of(start, trainable, seed),
     dry_run=dry_run,
     on_start=on_start,
     **run_options,
   )
+
+
+def _params_of(
+  start: StyleStart, trainable: StyleTrainable, seed: int
+) -> Callable[[], dict[str, Any]] | None:
+  """Gives the towers of a style model, and anew what is trained beside them."""
+  if start.towers is None:
+    return None
+  return lambda: {**trainable.init_beside_towers(jax.random.key(seed)), **start.towers}
 
 
 def _held_out_feed(held_out_dir: str | None, data_dir: str, feed: StyleFeed) -> StyleFeed | None:
@@ -124,37 +138,6 @@ def _held_out_feed(held_out_dir: str | None, data_dir: str, feed: StyleFeed) -> 
   if not tracks:
     return None
   return StyleFeed(
-    tracks, feed.vocabulary, feed.config, batch_size=1, seed=feed.seed, spec=feed.spec
-  )
-
-
-def _vocabulary(
-  model_dir: str,
-  initial_checkpoint_path: str | None,
-  tracks: Sequence[StyleTrack],
-  config: MusicCoCaConfig,
-  seed: int,
-  *,
-  write: bool,
-) -> TextVocabulary:
-  """The run's vocabulary: its own of an earlier start, that of the initial run, or a new one."""
-  folders = [pathlib.Path(model_dir)]
-  if initial_checkpoint_path:
-    initial = pathlib.Path(initial_checkpoint_path)
-    folders += [initial, initial.parent]
-  paths = [folder / VOCABULARY_FILE for folder in folders]
-  found = next((path for path in paths if path.is_file()), None)
-  if found is not None:
-    vocabulary = TextVocabulary(found.read_bytes(), config.max_text_length)
-  elif initial_checkpoint_path:
-    raise FileNotFoundError(
-      f'{initial_checkpoint_path} has no {VOCABULARY_FILE}: it is not a style run\'s MODEL_DIR.'
-    )
-  else:
-    vocabulary = caption_vocabulary(tracks, config, seed=seed)
-  if write and found != paths[0]:
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
-    partial = paths[0].with_suffix('.partial')  # Another process may be looking for it.
-    partial.write_bytes(vocabulary.model)
-    partial.replace(paths[0])
-  return vocabulary
+    tracks, feed.vocabulary, feed.config, batch_size=1, seed=feed.seed, spec=feed.spec,
+    mel_matrix=feed.mel_matrix,
+  )  # fmt: skip

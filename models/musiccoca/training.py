@@ -139,9 +139,10 @@ class StyleTrainable:
   A batch holds 'text_ids' [B, T] int32 and 'text_paddings' [B, T] float32 with T up to
   `max_text_length`, and the clips either as 'audio' [B, n] float32 (mono at
   `spec.style_sample_rate`) or as 'log_mel' [B, frames, mel_bins].
-  """
 
-  calibration_steps = (0,)
+  Attributes:
+    calibration_steps: steps before which the loop calls `calibrate`.
+  """
 
   def __init__(
     self,
@@ -149,8 +150,19 @@ class StyleTrainable:
     recipe: StyleRecipe | None = None,
     spec: LiveMusicSpec | None = None,
     mel_matrix: np.ndarray | None = None,
+    trained: bool = False,
   ):
-    """Takes sizes, recipe and, for clips given as audio, the mel matrix of a released model."""
+    """Takes sizes and recipe.
+
+    Args:
+      config: sizes.
+      recipe: the loss.
+      spec: rates, window and width of the embedding.
+      mel_matrix: of a released model, for clips given as audio.
+      trained: the run starts from towers that hear well already; their first layer is left as it
+        is.
+    """
+    self.calibration_steps = () if trained else (0,)
     self.config = config
     self.mel_matrix = mel_matrix
     self.recipe = recipe or StyleRecipe()
@@ -170,7 +182,13 @@ class StyleTrainable:
     return {
       'audio': towers.init_audio_tower(keys[0], self.config, self.clip_samples, width),
       'text': towers.init_text_tower(keys[1], self.config, width),
-      'captioner': captioner.init_captioner(keys[2], self.recipe.captioner, self.config),
+      **self.init_beside_towers(keys[2]),
+    }
+
+  def init_beside_towers(self, rng: jax.Array) -> dict[str, Any]:
+    """Parameters of what no style model holds: 'captioner', 'log_temperature'."""
+    return {
+      'captioner': captioner.init_captioner(rng, self.recipe.captioner, self.config),
       'log_temperature': jnp.float32(math.log(self.recipe.initial_temperature)),
     }
 
