@@ -176,7 +176,8 @@ class CodecTrainable:
     """The parameters of `start_from`, and its codebooks where there are any."""
     whole = isinstance(self._start, SpectroStream)
     given = self._start.params if whole else self._start
-    parts = {name: jax.tree.map(jnp.asarray, given[name]) for name in state.params if name in given}
+    # Copies: the loop gives the state's own arrays away, and `finish` needs the start once more.
+    parts = {name: jax.tree.map(jnp.array, given[name]) for name in state.params if name in given}
     state = state.replace(params={**state.params, **parts})
     if not whole:
       return state
