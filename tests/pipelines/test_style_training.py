@@ -180,6 +180,7 @@ def test_crops_of_a_large_corpus_are_read_from_their_files(feed):
   np.testing.assert_allclose(means[0], means[1], atol=0.35)
 
 
+@pytest.mark.slow
 def test_train_py_makes_a_style_model_in_one_call(folder, tmp_path):
   """Towers, text onto audio, 12 x 1024 codes and the weights file, at the tiny model's recipe."""
   settings = {
