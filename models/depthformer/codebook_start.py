@@ -66,10 +66,19 @@ def start_from_codebooks(
 def _embed(codebooks: np.ndarray, width: int, rng: np.random.Generator) -> np.ndarray:
   """[levels, codes, any] -> [levels, codes, width], each level of about unit variance.
 
-  One projection serves all levels: their residuals live in the same space.
+  One projection serves all levels: their residuals live in the same space. Rows that repeat are no
+  codes (style models park those out of use in one far place): they start at the level's centre.
   """
-  centred = codebooks - codebooks.mean(axis=1, keepdims=True)
-  points = centred @ rng.standard_normal((codebooks.shape[-1], width))
-  spread = np.sqrt(np.mean(np.square(points), axis=(1, 2), keepdims=True))
+  used = np.stack([_occur_once(level) for level in codebooks])[..., None]
+  count = np.maximum(used.sum(axis=1, keepdims=True), 1)
+  centre = np.sum(codebooks * used, axis=1, keepdims=True) / count
+  points = (codebooks - centre) * used @ rng.standard_normal((codebooks.shape[-1], width))
+  spread = np.sqrt(np.sum(np.square(points), axis=(1, 2), keepdims=True) / (count * width))
   points = points / np.maximum(spread, 1e-12)
   return points + LEVEL_SPREAD * rng.standard_normal((len(points), 1, width))
+
+
+def _occur_once(rows: np.ndarray) -> np.ndarray:
+  """Which rows have no equal."""
+  _, index, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
+  return counts[index.reshape(-1)] == 1

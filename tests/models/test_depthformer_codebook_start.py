@@ -76,3 +76,15 @@ def test_codebooks_that_do_not_fit_are_refused(before, codebooks):
     start_from_codebooks(before, codebooks['codec'][:3], codebooks['style'], SPEC, 0)
   with pytest.raises(ValueError, match='style codebooks have 12 levels of 15 codes'):
     start_from_codebooks(before, codebooks['codec'], codebooks['style'][:, :15], SPEC, 0)
+
+
+def test_codes_that_are_parked_do_not_press_the_others_together(before, codebooks):
+  style = codebooks['style'].copy()
+  style[0, 5:] = 0
+  style[0, 5:, 0] = 1e4  # All in one far place.
+  params = start_from_codebooks(before, codebooks['codec'], style, SPEC, seed=0)
+  rows = np.asarray(params['embedding'])[82:][:16]
+  assert np.var(rows[:5] - rows[:5].mean(0)) == pytest.approx(1, abs=0.25)
+  np.testing.assert_allclose(rows[5:], np.broadcast_to(rows[5], rows[5:].shape))
+  # At the centre of those in use.
+  np.testing.assert_allclose(rows[5], rows[:5].mean(0), atol=1e-4)

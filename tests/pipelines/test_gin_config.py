@@ -31,6 +31,8 @@ def _model_file(run: pathlib.Path) -> list[str]:
   for kind in ('musiccoca', 'spectrostream'):
     if f'gin/models/{kind}_tiny.gin' in text:
       return [f'gin/models/{kind}_tiny.gin']
+  if 'import evaluate_style' in text:  # Names a language model by its bundle.
+    return []
   return [TINY] if 'depthformer' in text or "include 'gin/runs/pretrain" in text else []
 
 

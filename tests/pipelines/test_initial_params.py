@@ -32,9 +32,14 @@ def test_near_codes_of_the_bundled_models_start_near(identity):
     (MusicCoCa.load('tiny').codebooks, SPEC.style_offset),
   ):
     rows, codes = embedding[offset:][:1024], np.asarray(codebooks[0])
+    # Style codes out of use are all in one far place.
+    used = np.linalg.norm(codes - codes[0], axis=1) < 10 * np.linalg.norm(codes[1] - codes[0])
+    rows, codes = rows[used], codes[used]
+    assert np.std(rows) == pytest.approx(1, abs=0.5)
     far = np.argsort(np.linalg.norm(codes - codes[7], axis=1))
     distances = np.linalg.norm(rows - rows[7], axis=1)
-    assert distances[far[1:20]].max() < np.median(distances)
+    near = distances[far[1 : 1 + len(far) // 50 + 1]]
+    assert near.max() < np.median(distances)
   untouched = MODEL.init(jax.random.key(3))
   np.testing.assert_array_equal(params['encoder']['norm'], untouched['encoder']['norm'])
   np.testing.assert_array_equal(embedding[:2], untouched['embedding'][:2])
