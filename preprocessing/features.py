@@ -1,6 +1,7 @@
 """From an audio file to tokens: clips, level, codec codes, style embeddings and style tokens."""
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Iterator
 from typing import Protocol
@@ -38,14 +39,20 @@ class ClipOptions:
 
   Attributes:
     clip_secs: length of a clip.
-    min_clip_secs: the tail of a track is kept down to this length; so are short tracks.
-    peak_dbfs: every track is scaled to this peak; None leaves levels alone.
+    min_clip_secs: head and tail of a track are kept down to this length; so are short tracks.
+    peak_dbfs: every track is scaled to this peak; with `loudness_lufs` it is the ceiling. None
+      leaves levels alone, or loudness without a ceiling.
+    loudness_lufs: every track is scaled to this integrated loudness (ITU-R BS.1770-4) instead.
+    hashed_offset: the cut between the first clips lies where a hash of the content says, not at
+      whole clips from the start, so that clips of the corpus do not all begin with a beginning.
     clips_per_batch: clips that the codec gets at once.
   """
 
   clip_secs: int = 30
   min_clip_secs: float = 4.0
   peak_dbfs: float | None = -1.0
+  loudness_lufs: float | None = None
+  hashed_offset: bool = True
   clips_per_batch: int = 4
 
   def check(self, spec: LiveMusicSpec = MAGENTA_RT_V1):
@@ -57,6 +64,10 @@ class ClipOptions:
       )
     if self.clips_per_batch < 1:
       raise ValueError(f'clips_per_batch={self.clips_per_batch} must be at least 1.')
+    for name in ('peak_dbfs', 'loudness_lufs'):
+      level = getattr(self, name)
+      if level is not None and not -70 < level <= 0:
+        raise ValueError(f'{name}={level} is not in -70..0 (full scale is 0).')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,17 +87,38 @@ class ClipTokens:
   style_embeddings: np.ndarray
 
 
-def plan_clips(duration_secs: float, options: ClipOptions) -> list[tuple[float, float]]:
-  """(start, length) in seconds of the clips of a track, one after the other from its start.
+def plan_clips(
+  duration_secs: float, options: ClipOptions, content_sha256: str = ''
+) -> list[tuple[float, float]]:
+  """(start, length) in seconds of the clips of a track, one after the other.
 
-  The rest is a shorter clip, unless it is shorter than `min_clip_secs`.
+  The first whole clip begins at `clip_offset`; what lies before it and what is left after the last
+  one are shorter clips, unless they are shorter than `min_clip_secs`.
   """
-  whole = int(duration_secs // options.clip_secs)
-  clips = [(float(i * options.clip_secs), float(options.clip_secs)) for i in range(whole)]
-  rest = duration_secs - whole * options.clip_secs
+  offset = clip_offset(duration_secs, options, content_sha256)
+  clips = [(0.0, offset)] if offset else []
+  whole = int((duration_secs - offset) // options.clip_secs)
+  clips += [(offset + i * options.clip_secs, float(options.clip_secs)) for i in range(whole)]
+  end = offset + whole * options.clip_secs
+  rest = duration_secs - end
   if rest >= options.min_clip_secs:
-    clips.append((float(whole * options.clip_secs), rest))
+    clips.append((end, rest))
   return clips
+
+
+def clip_offset(duration_secs: float, options: ClipOptions, content_sha256: str) -> float:
+  """Where the first whole clip of a track begins: whole seconds, by a hash of the content.
+
+  0, or from `min_clip_secs` to below `clip_secs`, so that the head is a clip too and nothing is
+  lost. 0 for tracks without a second clip, without a hash, or with `hashed_offset` off.
+  """
+  if not (options.hashed_offset and content_sha256):
+    return 0.0
+  if duration_secs < options.clip_secs + options.min_clip_secs:
+    return 0.0
+  offsets = [0, *range(math.ceil(options.min_clip_secs), options.clip_secs)]
+  digest = hashlib.sha256(f'offset/{content_sha256}'.encode()).digest()
+  return float(offsets[int.from_bytes(digest[:8], 'big') % len(offsets)])
 
 
 def peak_gain(peak: float, peak_dbfs: float | None) -> float:
@@ -94,6 +126,19 @@ def peak_gain(peak: float, peak_dbfs: float | None) -> float:
   if peak_dbfs is None or not peak > 0:
     return 1.0
   return 10 ** (peak_dbfs / 20) / peak
+
+
+def level_gain(peak: float, loudness_lufs: float, options: ClipOptions) -> float:
+  """Factor that brings a track to the level that the options ask for.
+
+  By loudness where `options.loudness_lufs` is set, but no further than the peak allows (nothing is
+  limited or clipped), else by peak. A track without loudness (silence) goes by its peak.
+  """
+  by_peak = peak_gain(peak, options.peak_dbfs)
+  if options.loudness_lufs is None or not math.isfinite(loudness_lufs):
+    return by_peak
+  by_loudness = 10 ** ((options.loudness_lufs - loudness_lufs) / 20)
+  return by_loudness if options.peak_dbfs is None else min(by_loudness, by_peak)
 
 
 def read_clips(
@@ -123,6 +168,7 @@ def tokenize_track(
   style: StyleModel,
   options: ClipOptions,
   spec: LiveMusicSpec = MAGENTA_RT_V1,
+  content_sha256: str = '',
 ) -> Iterator[ClipTokens]:
   """Yields the tokens of a track's clips in order; memory is bounded by a batch of clips.
 
@@ -131,11 +177,13 @@ def tokenize_track(
   Raises:
     audio.AudioError: the file breaks on the way.
   """
-  clips = plan_clips(duration_secs, options)
-  full = [clip for clip in clips if clip[1] == options.clip_secs]
-  size = options.clips_per_batch
-  batches = [full[i : i + size] for i in range(0, len(full), size)]
-  batches += [[clip] for clip in clips[len(full) :]]
+  batches: list[list[tuple[float, float]]] = []
+  for clip in plan_clips(duration_secs, options, content_sha256):
+    together = batches and clip[1] == batches[-1][-1][1] == options.clip_secs
+    if together and len(batches[-1]) < options.clips_per_batch:
+      batches[-1].append(clip)
+    else:
+      batches.append([clip])
   for batch in batches:
     x = read_clips(path, batch, gain, spec)
     if len(batch) == 1:

@@ -132,7 +132,7 @@ class TokenizeTrack(beam.DoFn):
     gain = features.peak_gain(found.peak, options.peak_dbfs)
     clips = list(
       features.tokenize_track(
-        unit.path, found.duration_secs, gain, codec, style, options, self._spec
+        unit.path, found.duration_secs, gain, codec, style, options, self._spec, unit.sha256
       )
     )
     parts.write_part(self._parts_dir, unit.key, clips)

@@ -23,6 +23,44 @@ def test_clips_follow_each_other_and_a_long_enough_tail_is_kept(secs, clips):
   assert features.plan_clips(secs, OPTIONS) == clips
 
 
+@pytest.mark.parametrize('secs', [34.0, 61.5, 90.0, 301.7])
+def test_the_first_cut_is_hashed_and_nothing_is_lost(secs):
+  """Every hash: the clips cover the track up to a rest below min_clip_secs, none is longer."""
+  firsts = set()
+  for content in range(200):
+    clips = features.plan_clips(secs, OPTIONS, f'{content:064x}')
+    assert clips == features.plan_clips(secs, OPTIONS, f'{content:064x}')
+    starts = [start for start, _ in clips]
+    assert starts == [0.0, *np.cumsum([length for _, length in clips])[:-1]]
+    assert secs - sum(length for _, length in clips) < OPTIONS.min_clip_secs
+    assert all(OPTIONS.min_clip_secs <= length <= 30 for _, length in clips)
+    assert all(length == 30 for _, length in clips[1:-1])
+    firsts.add(clips[0][1])
+  # 26 offsets from 4 to 29 s, and none: a first clip of 30 s.
+  assert firsts == {float(first) for first in range(4, 31)}
+
+
+def test_short_tracks_are_not_cut_in_two():
+  for content in range(50):
+    assert features.plan_clips(33.9, OPTIONS, f'{content:064x}') == [(0, 30)]
+    assert features.plan_clips(12.0, OPTIONS, f'{content:064x}') == [(0, 12)]
+  plain = features.ClipOptions(hashed_offset=False)
+  assert features.plan_clips(90.0, plain, 'abc') == [(0, 30), (30, 30), (60, 30)]
+
+
+def test_level_by_loudness_stays_below_the_peak():
+  by_loudness = features.ClipOptions(loudness_lufs=-20.0)
+  assert features.level_gain(0.25, -26.0, by_loudness) == pytest.approx(10 ** (6 / 20))
+  # 20 dB more would put the peak above -1 dBFS.
+  assert features.level_gain(0.25, -40.0, by_loudness) * 0.25 == pytest.approx(10 ** (-1 / 20))
+  free = features.ClipOptions(loudness_lufs=-20.0, peak_dbfs=None)
+  assert features.level_gain(0.25, -40.0, free) == pytest.approx(10.0)
+  assert features.level_gain(0.5, -20.0, OPTIONS) == features.peak_gain(0.5, -1.0)
+  assert features.level_gain(0.5, -np.inf, by_loudness) == features.peak_gain(0.5, -1.0)
+  with pytest.raises(ValueError, match='loudness_lufs=3.0 is not in -70..0'):
+    features.ClipOptions(loudness_lufs=3.0).check()
+
+
 def test_gain_brings_the_peak_to_the_target():
   assert features.peak_gain(0.5, -1.0) * 0.5 == pytest.approx(10 ** (-1 / 20))
   assert features.peak_gain(0.0, -1.0) == 1.0
