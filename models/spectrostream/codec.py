@@ -291,7 +291,8 @@ def _with_lead(
 @functools.partial(jax.jit, static_argnums=2)
 def _encode_block(encoder: dict[str, Any], hops: jax.Array, hop: int, samples: jax.Array):
   """Samples [b, block * 1920 + 480, 2], of which `hops` hops exist -> latents [b, block, D]."""
-  return network.encode(encoder, stft(samples, hop)[:, :-1], hops)
+  in_turn = jax.default_backend() == 'cpu'
+  return network.encode(encoder, stft(samples, hop)[:, :-1], hops, in_turn)
 
 
 @jax.jit
