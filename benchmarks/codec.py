@@ -6,8 +6,8 @@
 At the released size with random weights: samples to latents (encode), latents to samples (decode)
 and latents to 64 levels of codes (quantize). All sides get the same weights and inputs; before they
 are timed, their results are compared. Runs of the sides take turns, because a shared machine
-drifts, and CPU-seconds are compared (on an accelerator wall-clock seconds). XLA counts the body of a
-loop once: the gflop of our encoder, which takes the audio channels in turn, lack all but one.
+drifts, and CPU-seconds are compared (on an accelerator wall-clock seconds). XLA counts a loop's
+body once: the gflop of our encoder, which takes the audio channels in turn, lack one of the two.
 
 The official module is the PyPI package `magenta-rt` (2.0.3 has been tried) in an environment of its
 own: `pip install 'magenta-rt[jax]'` and, so that both run on the same XLA, this project's jax and
