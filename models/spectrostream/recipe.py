@@ -30,6 +30,8 @@ class CodecRecipe:
     train_only: 'all', or 'decoder' to leave encoder and codebooks, and with them all tokens, as
       they are. Such a run starts from a codec.
     bypass_rate: share of examples whose latents are not quantized.
+    depths: numbers of levels that the others draw from, as often as each stands here; None for
+      those of `depth_choices`.
     calibration_steps: steps before which k-means fits all codebooks anew.
     calibration_batches: batches whose latents k-means sees.
     kmeans_iterations: per level.
@@ -57,6 +59,7 @@ class CodecRecipe:
   windows: tuple[int, ...] = (128, 512, 2048)
   train_only: str = ALL
   bypass_rate: float = 0.5
+  depths: tuple[int, ...] | None = None
   calibration_steps: tuple[int, ...] = (450, 1000)
   calibration_batches: int = 160
   kmeans_iterations: int = 8
@@ -72,6 +75,8 @@ class CodecRecipe:
   def __post_init__(self):
     if self.train_only not in (ALL, DECODER):
       raise ValueError(f'train_only={self.train_only!r} is neither {ALL!r} nor {DECODER!r}.')
+    if self.depths is not None and min(self.depths, default=0) < 1:
+      raise ValueError(f'depths={self.depths} must name numbers of levels from 1 on.')
     for name, weight in self.output_weights.items():
       if weight < 0:
         raise ValueError(f'{name}_weight={weight} is negative.')
@@ -85,7 +90,14 @@ class CodecRecipe:
     return {name: getattr(self, f'{name}_weight') for name in names}
 
 
-def depth_choices(num_levels: int) -> np.ndarray:
-  """Numbers of levels that training draws from: 1..16, then 18..32 by 2, then 36..64 by 4."""
+def depth_choices(num_levels: int, depths: tuple[int, ...] | None = None) -> np.ndarray:
+  """Numbers of levels that training draws from, each `num_levels` at most.
+
+  Args:
+    num_levels: of the codec.
+    depths: None for 1..16, then 18..32 by 2, then 36..64 by 4, which favours few levels.
+  """
+  if depths is not None:
+    return np.minimum(np.array(depths, np.int32), num_levels)
   depths = [*range(1, 17), *range(18, 33, 2), *range(36, 65, 4)]
   return np.array(sorted({min(depth, num_levels) for depth in depths}), np.int32)

@@ -290,7 +290,7 @@ class CodecTrainable:
   def _draw_depths(self, rng: jax.Array, batch_size: int) -> jax.Array:
     """[B] levels per example, 0 for those that bypass the quantizer."""
     bypass_rng, depth_rng = jax.random.split(rng)
-    choices = jnp.asarray(depth_choices(self.spec.codec_levels))
+    choices = jnp.asarray(depth_choices(self.spec.codec_levels, self.recipe.depths))
     depths = choices[jax.random.randint(depth_rng, [batch_size], 0, len(choices))]
     # Exactly the share that bypasses, whatever the batch, so that steps are alike.
     ranks = jax.random.permutation(bypass_rng, batch_size)

@@ -189,6 +189,9 @@ def test_depths_are_those_of_the_v2_config():
   assert len(depths) == 32 and depths[0] == 1 and depths[-1] == 64
   assert 16 in depths and 17 not in depths and 18 in depths and 34 not in depths and 36 in depths
   assert depth_choices(4).tolist() == [1, 2, 3, 4]
+  assert depth_choices(16, (4, 16, 64)).tolist() == [4, 16, 16]
+  with pytest.raises(ValueError, match='depths=.*from 1 on'):
+    CodecRecipe(depths=(0, 4))
 
 
 def test_half_of_the_examples_bypass_the_quantizer():
