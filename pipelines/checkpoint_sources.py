@@ -18,9 +18,12 @@ import jax.numpy as jnp
 from etils import epath
 
 from models import assets
+from models.adapted import AdaptedModel, language_model, model_params
+from models.adapters import AdapterConfig
 from models.bundle import Bundle, bundled_names, load_bundle
 from models.depthformer import DepthformerConfig, DepthformerModel
 from models.spec import LiveMusicSpec
+from pipelines import adapter_folders
 
 MODEL_FILE = 'model.json'
 # Of a bundle: whose tokens it speaks.
@@ -42,7 +45,7 @@ class Source:
   Attributes:
     name: short, unique among the sources of a report.
     path: as it was given.
-    kind: 'bundled', 'bundle', 'checkpoint' (of a training run) or 't5x'.
+    kind: 'bundled', 'bundle', 'adapter', 'checkpoint' (of a training run) or 't5x'.
     bundle: the model with its parameters.
     step: of a checkpoint; None for a bundle.
     model_dir: of a training run; None for a bundle or a T5X checkpoint.
@@ -59,19 +62,27 @@ class Source:
 
 
 def model_description(
-  model: DepthformerModel, *, codec_name: str, codec_hash: str, style_name: str, style_hash: str
+  model: DepthformerModel | AdaptedModel,
+  *,
+  codec_name: str,
+  codec_hash: str,
+  style_name: str,
+  style_hash: str,
 ) -> dict[str, Any]:
   """What model.json says: JSON values."""
-  return {
+  description = {
     'spec': model.spec.to_dict(),
     'config': model.config.to_dict(),
     'codec': {'name': codec_name, 'hash': codec_hash},
     'style': {'name': style_name, 'hash': style_hash},
   }
+  if isinstance(model, AdaptedModel):
+    description['adapter'] = model.adapter.to_dict()
+  return description
 
 
 def write_model_file(
-  model_dir: str | pathlib.Path, model: DepthformerModel, **identity: str
+  model_dir: str | pathlib.Path, model: DepthformerModel | AdaptedModel, **identity: str
 ) -> pathlib.Path:
   """Writes MODEL_DIR/model.json and returns its path; `identity` are the `IDENTITY_FIELDS`."""
   path = epath.Path(model_dir) / MODEL_FILE  # T5X's may be in a bucket.
@@ -87,16 +98,22 @@ def load_source(path: str | pathlib.Path, name: str | None = None) -> Source:
   """Loads a language model from wherever `path` says.
 
   Args:
-    path: a bundled name; a bundle's folder; a MODEL_DIR (its newest step is meant) or a
-      checkpoint_<step> in one; a T5X checkpoint's folder or tar archive; or the name of a released
-      model ('llm_large_x3047_c1860k'), which is looked for in the asset directory.
+    path: a bundled name; a bundle's folder; that of an adapter ('folder@0.7' at strength 0.7); a
+      MODEL_DIR (its newest step is meant) or a checkpoint_<step> in one; a T5X checkpoint's folder
+      or tar archive; or the name of a released model ('llm_large_x3047_c1860k'), which is looked
+      for in the asset directory.
     name: of the source; None for one made from the path.
 
   Raises:
     FileNotFoundError: `path` is none of these, or the released model is not in the asset directory.
     ValueError: the parameters do not fit what model.json describes, or are truncated.
   """
-  folder = pathlib.Path(path)
+  given, strength = adapter_folders.split_strength(str(path))
+  folder = pathlib.Path(given)
+  if adapter_folders.is_adapter(folder):
+    bundle = adapter_folders.load(folder, strength, load_source)
+    own_name = _folder_name(folder) + ('' if strength == 1 else f' at {strength:g}')
+    return Source(name or own_name, str(path), 'adapter', bundle)
   if str(path) in bundled_names():
     return Source(name or str(path), str(path), 'bundled', load_bundle(path))
   if (folder / 'spec.json').is_file():
@@ -152,7 +169,8 @@ def _load_checkpoint(folder: pathlib.Path, model_dir: pathlib.Path, name: str | 
   model, identity = _read_model_file(model_dir)
   params, step = restore_averaged_params(folder)
   check_same_shapes(jax.eval_shape(model.init, jax.random.key(0)), params)
-  params = jax.tree.map(jnp.asarray, params)
+  params = model_params(model, jax.tree.map(jnp.asarray, params))
+  model = language_model(model)
   card = {'model_dir': str(model_dir), 'step': step}
   bundle = Bundle(model=model, params=params, spec=model.spec, card=card, **identity)
   return Source(
@@ -169,6 +187,7 @@ def _load_t5x(
 
   if described is not None:
     model, identity = _read_model_file(described)
+    model = language_model(model)
     checkpoint = t5x_checkpoints.read(folder, config=model.config, spec=model.spec)
   else:
     checkpoint = t5x_checkpoints.read(folder)
@@ -194,11 +213,15 @@ def checkpoint_identity(path: str | pathlib.Path) -> dict[str, str]:
   return _read_model_file(model_dir)[1]
 
 
-def _read_model_file(model_dir: pathlib.Path) -> tuple[DepthformerModel, dict[str, str]]:
-  """The model that MODEL_DIR/model.json describes, and the bundle fields of codec and style."""
+def _read_model_file(
+  model_dir: pathlib.Path,
+) -> tuple[DepthformerModel | AdaptedModel, dict[str, str]]:
+  """What MODEL_DIR/model.json says was trained, and the bundle fields of codec and style."""
   description = json.loads((model_dir / MODEL_FILE).read_text(encoding='utf-8'))
   spec = LiveMusicSpec.from_dict(description['spec'])
   model = DepthformerModel(DepthformerConfig.from_dict(description['config']), spec)
+  if 'adapter' in description:
+    model = AdaptedModel(model, AdapterConfig(**description['adapter']))
   fields = (field.split('_') for field in IDENTITY_FIELDS)
   return model, {f'{kind}_{key}': description[kind][key] for kind, key in fields}
 

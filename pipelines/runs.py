@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import optax
 
+from models.adapted import AdaptedModel
 from models.depthformer import DepthformerModel
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 from pipelines import initial_params
@@ -31,6 +32,7 @@ from training.profiling import ProfileWindow
 from training.state import TrainState, flat_names
 from training.wrappers import averaged_params
 
+LANGUAGE_MODELS = (DepthformerModel, AdaptedModel)
 MODEL_INFO_FILE = 'model-info.txt'
 Optimizer = optax.GradientTransformation
 
@@ -114,7 +116,7 @@ def train(
     print(info)
     if dry_run:
       batch = next(feed_batches(feed, 0))
-      spec = trainable.spec if isinstance(trainable, DepthformerModel) else MAGENTA_RT_V1
+      spec = trainable.spec if isinstance(trainable, LANGUAGE_MODELS) else MAGENTA_RT_V1
       print(describe_batch(batch, spec))
       print(describe_memory(trainable, optimizer, batch, partitioning, partitioner, step_options))
     if on_start:
@@ -127,7 +129,7 @@ def train(
   identity = getattr(feed, 'identity', None)
   if first:
     (folder / MODEL_INFO_FILE).write_text(info, encoding='utf-8')
-  if first and isinstance(trainable, DepthformerModel) and identity:
+  if first and isinstance(trainable, LANGUAGE_MODELS) and identity:
     write_model_file(folder, trainable, **identity)
   start = None
   if not _has_checkpoint(folder):
@@ -135,6 +137,8 @@ def train(
       start = start_params()
     elif initial_checkpoint_path:
       start = initial_params.read(initial_checkpoint_path, identity)
+      if isinstance(trainable, AdaptedModel):
+        start = trainable.start_from(start, jax.random.key(seed))
     elif codebook_start:
       start = initial_params.from_codebooks(trainable, identity, seed)
   if on_start and first:

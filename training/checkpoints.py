@@ -21,6 +21,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from training import disk
 from training.best import KeepBest
+from training.partial import with_part
 from training.state import TrainState, check_same_shapes, flat_names
 
 PREFIX = 'checkpoint'
@@ -225,7 +226,7 @@ def restore_params(path: str | pathlib.Path) -> tuple[Any, int]:
 
 
 def restore_averaged_params(path: str | pathlib.Path) -> tuple[Any, int]:
-  """The moving average of the parameters where the run keeps one, else the parameters.
+  """The parameters, the moving average in place of those that the run keeps one of.
 
   See `restore_params`; the average is that of `training.wrappers.averaging`.
   """
@@ -242,6 +243,9 @@ def restore_averaged_params(path: str | pathlib.Path) -> tuple[Any, int]:
     for parent in parents:
       node = node.setdefault(parent, {})
     node[last] = leaf
+  whole = _stored_tree(checkpoint)['target']
+  if len(averages) < len(flat_names(whole)):
+    tree = with_part(restore_params(checkpoint)[0], tree)
   return tree, step
 
 

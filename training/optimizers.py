@@ -15,9 +15,15 @@ Stacked = Tree | Callable[[Tree], Tree] | None
 
 
 class Optimizer(optax.GradientTransformation):
-  """An optax transformation with its `learning_rate(step)`, for those who log it."""
+  """An optax transformation with its `learning_rate(step)`, for those who log it.
+
+  Attributes:
+    learning_rate: a function of the updates made.
+    trained: patterns of the parameters that it is for; () for all (see `training.partial`).
+  """
 
   learning_rate: Schedule
+  trained: tuple[str, ...] = ()
 
   @classmethod
   def of(cls, transformation: optax.GradientTransformation, rate: Schedule) -> 'Optimizer':

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from training.partial import part_of
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +66,9 @@ def initial_values(
   params_rng, aux_rng = jax.random.split(rng)
   params = trainable.init(params_rng) if params is None else params
   aux = trainable.init_aux(aux_rng) if hasattr(trainable, 'init_aux') else {}
+  trained = part_of(params, getattr(optimizer, 'trained', ()))
   return TrainState(
-    step=jnp.zeros([], jnp.int32), params=params, opt_state=optimizer.init(params), aux=aux
+    step=jnp.zeros([], jnp.int32), params=params, opt_state=optimizer.init(trained), aux=aux
   )
 
 

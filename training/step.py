@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from training.partial import part_of, with_part
 from training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -27,7 +28,8 @@ def gradient_step(
   """The step of a trainable that only has a `loss_fn`: descends its gradient.
 
   Args:
-    trainable: its `loss_fn` returns sums over the batch, as `num_microbatches` adds them up.
+    trainable: its `loss_fn` returns sums over the batch, as `num_microbatches` adds them up. Where
+      the optimizer is for a part of the parameters, only that part has a gradient.
     state: before the step.
     batch: arrays with the batch first.
     rng: key of the step.
@@ -38,15 +40,23 @@ def gradient_step(
   Returns:
     The next state, and the metrics of `loss_fn` with 'loss' and 'weight_gradient_norm' beside them.
   """
-  gradient_of = jax.value_and_grad(trainable.loss_fn, has_aux=True)
+  patterns = getattr(optimizer, 'trained', ())
+  trained = part_of(state.params, patterns)
+
+  def loss_of(trained: Any, batch: Batch, rng: jax.Array) -> Any:
+    params = with_part(state.params, trained) if patterns else trained
+    return trainable.loss_fn(params, batch, rng)
+
+  gradient_of = jax.value_and_grad(loss_of, has_aux=True)
   if num_microbatches == 1:
-    (loss, metrics), gradients = gradient_of(state.params, batch, rng)
+    (loss, metrics), gradients = gradient_of(trained, batch, rng)
   else:
-    (loss, metrics), gradients = _summed(gradient_of, state.params, batch, rng, num_microbatches)
-  updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    (loss, metrics), gradients = _summed(gradient_of, trained, batch, rng, num_microbatches)
+  updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+  updated = optax.apply_updates(trained, updates)
   state = state.replace(
     step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
+    params=with_part(state.params, updated) if patterns else updated,
     opt_state=opt_state,
   )
   return state, {

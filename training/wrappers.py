@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from training import partial
 from training.optimizers import Optimizer
 from training.state import TrainState, flat_names
 
@@ -32,8 +33,11 @@ def wrapped(
   max_gradient_norm: float | None = None,
   frozen: Sequence[str] = (),
   average_decay: float | None = None,
+  trained: Sequence[str] = (),
 ) -> optax.GradientTransformation:
   """What `make` makes, with clipping, freezing and averaging around it, each where asked for.
+
+  With `trained`, all of them see only those parameters; see `training.partial`.
 
   Args:
     make: makes an optimizer.
@@ -41,8 +45,12 @@ def wrapped(
     max_gradient_norm: see `clipped`; None for no clipping.
     frozen: see `freezing`.
     average_decay: see `averaging`; None for no average.
+    trained: regular expressions for the names of the parameters to train, such as ('^depth/',); ()
+      for all. The others get no gradient, no optimizer state and no average.
   """
   takes_stacked = 'stacked' in inspect.signature(make).parameters
+  if trained and isinstance(stacked, dict):
+    stacked = partial.part_of(stacked, trained)
   optimizer = make(stacked=stacked) if takes_stacked else make()
   if max_gradient_norm is not None:
     optimizer = clipped(optimizer, max_gradient_norm)
@@ -50,7 +58,7 @@ def wrapped(
     optimizer = freezing(optimizer, frozen)
   if average_decay is not None:
     optimizer = averaging(optimizer, average_decay)
-  return optimizer
+  return partly(optimizer, trained) if trained else optimizer
 
 
 def clipped(
@@ -185,9 +193,32 @@ def by_part(
   return _like(rest, init, update)
 
 
+def partly(
+  optimizer: optax.GradientTransformation, patterns: Sequence[str]
+) -> optax.GradientTransformation:
+  """An optimizer of the parameters that `patterns` name; the step gives it no others.
+
+  Its `trained` tells `training.step` and `training.state`.
+
+  Raises:
+    ValueError: (at `init`) the parameters hold none of these.
+  """
+
+  def init(params: Tree) -> Any:
+    partial.check_patterns(params, patterns)
+    return optimizer.init(params)
+
+  made = _like(optimizer, init, optimizer.update)
+  made = made if isinstance(made, Optimizer) else Optimizer(*made)
+  made.trained = tuple(patterns)
+  return made
+
+
 def averaged_params(state: TrainState) -> Tree:
-  """The moving average of the parameters where the run keeps one, else the parameters."""
-  return state.opt_state.average if isinstance(state.opt_state, AveragedState) else state.params
+  """The parameters, the moving average in place of those that the run keeps one of."""
+  if not isinstance(state.opt_state, AveragedState):
+    return state.params
+  return partial.with_part(state.params, state.opt_state.average)
 
 
 def _like(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from models import logical_axes
+from models.adapters import AdaptedKernel
 
 NORM_EPSILON = 1e-6
 # Added to the logits of forbidden pairs. Large enough to swallow the logits themselves, so that a
@@ -48,8 +49,15 @@ def keys(rng: jax.Array | None, num: int) -> list[jax.Array | None]:
   return [None] * num if rng is None else list(jax.random.split(rng, num))
 
 
-def project(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def lookup(table: jax.Array | AdaptedKernel, ids: jax.Array) -> jax.Array:
+  """Rows of an embedding table [vocab, D]: ids [...] -> [..., D]."""
+  return table.rows(ids) if isinstance(table, AdaptedKernel) else jnp.asarray(table)[ids]
+
+
+def project(x: jax.Array, kernel: jax.Array | AdaptedKernel, dtype: jnp.dtype) -> jax.Array:
   """x [..., D] times a kernel [D, N], in `dtype`."""
+  if isinstance(kernel, AdaptedKernel):
+    return kernel.project(x, dtype)
   return jnp.dot(x.astype(dtype), kernel.astype(dtype))
 
 

@@ -47,7 +47,7 @@ def encode(
   segment_ids = None if segments is None else segments.encoder
   rng_input, rng_layers, rng_output = layers.keys(rng, 3)
 
-  embedded = jnp.asarray(params['embedding'])[tokens].astype(dtype)
+  embedded = layers.lookup(params['embedding'], tokens).astype(dtype)
   embedded = embedded + layers.sinusoid(tokens.shape[-1], config.embed_dim)
   x = layers.stream(layers.dropout(embedded, rate, rng_input).astype(dtype))
 
@@ -106,7 +106,7 @@ def decode(
 
   # The start token shares the dropout mask of the sequence, hence one call over all of them.
   ids = jnp.pad(targets, [[0, 0], [1, 0]], constant_values=spec.pad_id)
-  embedded = jnp.asarray(params['embedding'])[ids].astype(dtype).astype(jnp.float32)
+  embedded = layers.lookup(params['embedding'], ids).astype(dtype).astype(jnp.float32)
   embedded = layers.stream(layers.dropout(embedded, rate, rng_tokens))
   start, embedded = embedded[:, 0], embedded[:, 1:].reshape(batch, frames, levels, -1)
 
