@@ -37,3 +37,46 @@ def prompt_match(outputs: np.ndarray, prompts: np.ndarray) -> dict[str, float]:
     'margin': float(own.mean() - other),
     'top1': float(np.mean(table.argmax(1) == np.arange(number))),
   }
+
+
+def transition_weights(num_steps: int) -> np.ndarray:
+  """Share of the second prompt at each step: 0, ..., 1 evenly; at least 2 steps."""
+  if num_steps < 2:
+    raise ValueError(f'num_steps={num_steps}: a transition has 2 at least.')
+  return np.linspace(0, 1, num_steps)
+
+
+def mixed_prompts(first: np.ndarray, second: np.ndarray, num_steps: int) -> np.ndarray:
+  """Embeddings [num_steps, D] from one prompt to the other, mixed linearly."""
+  weights = transition_weights(num_steps)[:, None]
+  return (1 - weights) * np.asarray(first, np.float64) + weights * np.asarray(second, np.float64)
+
+
+def transition_curve(
+  outputs: np.ndarray, first: np.ndarray, second: np.ndarray
+) -> dict[str, list[float]]:
+  """How an output follows a prompt that turns from one into another.
+
+  Args:
+    outputs: embeddings [steps, D] of what was played at each step.
+    first, second: prompts [D]; step s was asked for with `mixed_prompts`.
+
+  Returns:
+    Cosines by step: 'to_first', 'to_second', 'to_asked' (the mixture of that step).
+  """
+  outputs = np.asarray(outputs, np.float64)
+  asked = mixed_prompts(first, second, len(outputs))
+  return {
+    'to_first': cosine(outputs, np.broadcast_to(first, outputs.shape)).tolist(),
+    'to_second': cosine(outputs, np.broadcast_to(second, outputs.shape)).tolist(),
+    'to_asked': cosine(outputs, asked).tolist(),
+  }
+
+
+def transition_gain(curve: dict[str, list[float]]) -> float:
+  """How far a transition went: rise of (to_second - to_first) from the first step to the last.
+
+  0 for an output that ignores its prompt; twice 1 minus the prompts' own cosine at the most.
+  """
+  lead = np.asarray(curve['to_second']) - np.asarray(curve['to_first'])
+  return float(lead[-1] - lead[0])

@@ -108,3 +108,20 @@ def test_health_has_a_label_for_every_figure():
   figures = signal_health.health(NOISE.astype(np.float32), RATE, RATE)
   assert list(figures) == list(signal_health.LABELS)
   assert all(np.isfinite(value) for value in figures.values())
+
+
+def test_true_peak_lies_between_samples():
+  # Sampled at +-45 degrees around its peaks: every sample is 0.5 * 0.7071 (ITU-R BS.1770-4, 2).
+  t = np.arange(4800)
+  tone = 0.5 * np.sin(np.pi / 2 * t + np.pi / 4)[:, None] * np.hanning(4800)[:, None]
+  assert signal_health.peak_db(tone) == pytest.approx(-9.03, abs=0.02)
+  assert signal_health.true_peak_db(tone) == pytest.approx(-6.02, abs=0.05)
+
+
+def test_true_peak_does_not_depend_on_where_blocks_end():
+  rng = np.random.default_rng(0)
+  audio = 0.1 * rng.standard_normal([(1 << 18) + 3000, 1])
+  audio[(1 << 18) - 2 : (1 << 18) + 2] = [[0.4], [0.6], [0.6], [0.4]]
+  around = audio[(1 << 18) - 1000 : (1 << 18) + 1000]
+  assert signal_health.true_peak_db(audio) == pytest.approx(signal_health.true_peak_db(around))
+  assert signal_health.true_peak_db(np.zeros([10, 2])) == -120
