@@ -64,16 +64,24 @@ setuptools.setup(
   package_dir={'woodshed_files.gin': 'gin'},
   package_data={
     'evaluation': ['templates/*'],
+    'inference': ['web/*'],
     'models.depthformer': ['bundled/*/*'],
     'models.musiccoca': ['bundled/*'],
     'models.spectrostream': ['bundled/*'],
     'woodshed_files.gin': ['*/*.gin'],
   },
-  py_modules=['prepare', 'train', 'finetune', 'eval', 'generate', 'plan'],
+  py_modules=['prepare', 'train', 'finetune', 'eval', 'generate', 'jam', 'plan'],
   install_requires=REQUIREMENTS,
   extras_require={
     'tpu': ['jax[tpu]>=0.7.2,<0.12'],
     'gpu': ['jax[cuda12]>=0.7.2,<0.12'],
+    'jam': [
+      'python-osc>=1.9,<2',
+      'starlette>=0.46,<2',
+      'uvicorn>=0.35,<0.60',  # websockets-sansio came with 0.35.
+      'websockets>=15,<18',
+    ],
+    'browser': ['playwright>=1.50,<2'],  # Drives a Chromium that is there, in slow tests.
     'litert': ['ai-edge-litert>=2.0,<3'],  # Runs the TFLite files of Magenta RealTime v2.
     'test': ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9'],
     'docs': ['mkdocs>=1.6,<2', 'mkdocs-material>=9.5,<10'],

@@ -11,7 +11,7 @@ import pytest
 from pipelines import startup
 
 ROOT = pathlib.Path(__file__).parents[2]
-SCRIPTS = ('prepare', 'train', 'finetune', 'eval', 'generate', 'plan')
+SCRIPTS = ('prepare', 'train', 'finetune', 'eval', 'generate', 'jam', 'plan')
 
 
 @pytest.mark.parametrize('script', SCRIPTS)
