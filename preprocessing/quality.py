@@ -1,11 +1,15 @@
 """Is a file fit to learn from? One pass over its samples, thresholds, and a reason for each no."""
 
+import contextlib
 import dataclasses
-import math
+import os
+import typing
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from preprocessing import audio
+from preprocessing import audio, measurement
+from preprocessing.measurement import Measurement
 
 REASONS = {
   'unreadable': 'the file cannot be opened',
@@ -18,19 +22,19 @@ REASONS = {
   'too_short': 'shorter than the shortest clip',
   'too_long': 'longer than the limit',
   'low_sample_rate': 'a sample rate below the limit',
-  'not_stereo': 'mono where stereo is asked for',
+  'band_limited': 'nothing above a frequency, as of an upsampled source',
+  'not_stereo': 'one channel where stereo is asked for',
+  'true_mono': 'two channels that are one, where stereo is asked for',
   'not_finite': 'NaN or infinite samples',
   'silent': 'nothing, or almost nothing, to be heard',
+  'too_quiet': 'a level below the limit',
   'clipped': 'too many samples at full scale in a row',
   'dc_offset': 'the wave is far off the zero line',
+  'licence': 'a licence outside of the policy',
+  'duplicate': 'the same recording is there already',
+  'dropped': 'left out by a change to the manifest',
   'failed': 'an error of the program, not of the file; tried again at the next run',
 }
-
-# A sample at this level with such neighbours on both sides was cut off at full scale.
-_FULL_SCALE = 0.999
-_CLIPPED_RUN = 3
-_SILENCE_WINDOW_SECS = 0.5
-
 
 @dataclasses.dataclass(frozen=True)
 class QualityLimits:
@@ -40,100 +44,94 @@ class QualityLimits:
     min_secs: shortest file.
     max_secs: longest file; None for no limit.
     min_sample_rate: Hz.
-    require_stereo: whether mono files are set aside.
+    min_bandwidth_hz: the long-term spectrum must reach this far.
+    require_stereo: whether mono files, and stereo files that are mono in truth, are set aside.
+    mono_side_db: the side of a stereo file that is mono in truth lies this far below the mid.
     truncation_secs: a file may lack this much of what its header promises.
     silence_dbfs: windows of 0.5 s whose RMS lies below are silent.
     max_silent_share: of the windows.
     max_clipped_share: of the samples that lie in runs at full scale.
     max_dc_offset: absolute mean of a channel, full scale being 1.
+    min_level_dbfs: least RMS of the whole file.
   """
 
   min_secs: float = 4.0
   max_secs: float | None = None
   min_sample_rate: int = 16_000
+  min_bandwidth_hz: float = 4000.0
   require_stereo: bool = False
+  mono_side_db: float = -60.0
   truncation_secs: float = 0.25
   silence_dbfs: float = -60.0
   max_silent_share: float = 0.9
   max_clipped_share: float = 0.01
   max_dc_offset: float = 0.1
+  min_level_dbfs: float = -50.0
+
+  def check(self):
+    """Raises ValueError for limits that no file or every file would meet."""
+    for name, least, most in (
+      ('min_secs', 0, 3600), ('min_sample_rate', 1, 192_000), ('min_bandwidth_hz', 0, 96_000),
+      ('truncation_secs', 0, 3600), ('silence_dbfs', -200, 0), ('max_silent_share', 0, 1),
+      ('max_clipped_share', 0, 1), ('max_dc_offset', 0, 1), ('min_level_dbfs', -200, 0),
+      ('mono_side_db', -200, 0),
+    ):  # fmt: skip
+      value = getattr(self, name)
+      if not least <= value <= most:
+        raise ValueError(f'The limit {name}={value} is not in {least}..{most}.')
+    if self.max_secs is not None and not self.max_secs > self.min_secs:
+      raise ValueError(f'The limit max_secs={self.max_secs} is not above min_secs={self.min_secs}.')
 
 
 DEFAULT_LIMITS = QualityLimits()
 
 
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-  """What one pass over a file finds.
+def parse_limits(settings: Sequence[str], **values) -> QualityLimits:
+  """Limits from words such as 'max_clipped_share=0.02'; 'max_secs=none' takes a limit away.
 
-  Attributes:
-    duration_secs: decoded length.
-    peak: largest absolute sample.
-    rms_dbfs: level of the whole file, -inf for digital silence.
-    dc_offset: largest absolute mean of a channel.
-    clipped_share: share of samples in runs at full scale.
-    silent_share: share of silent windows.
-    finite: whether all samples are numbers.
-    true_mono: whether all channels are equal.
-  """
-
-  duration_secs: float
-  peak: float
-  rms_dbfs: float
-  dc_offset: float
-  clipped_share: float
-  silent_share: float
-  finite: bool
-  true_mono: bool
-
-
-def measure(path: str, sample_rate: int, limits: QualityLimits = DEFAULT_LIMITS) -> Measurement:
-  """Decodes a file block by block in constant memory and measures it.
+  Args:
+    settings: words of the form name=value.
+    **values: limits that hold where no word names them.
 
   Raises:
-    audio.AudioError: the decoder fails.
+    ValueError: an unknown name, or a value that is not of its type or range.
   """
-  window = max(1, round(_SILENCE_WINDOW_SECS * sample_rate))
-  frames = clipped = silent = windows = 0
-  peak, energy, total, mono = 0.0, 0.0, 0.0, True
-  for block in audio.read_blocks(path):
-    if not np.isfinite(block).all():
-      return Measurement(frames / sample_rate, math.nan, math.nan, math.nan, 0.0, 0.0, False, mono)
-    frames += len(block)
-    magnitude = np.abs(block)
-    peak = max(peak, float(magnitude.max()))
-    squares = np.square(block, dtype=np.float32).mean(axis=1)
-    energy += float(squares.sum(dtype=np.float64))
-    total = total + block.sum(axis=0, dtype=np.float64)
-    clipped += _clipped_samples(magnitude)
-    levels = np.add.reduceat(squares, np.arange(0, len(squares), window)) / window
-    silent += int((levels < 10 ** (limits.silence_dbfs / 10)).sum())
-    windows += len(levels)
-    mono = mono and bool((block == block[:, :1]).all())
-  count = max(1, frames)
-  channels = np.size(total)
-  return Measurement(
-    duration_secs=frames / sample_rate,
-    peak=peak,
-    rms_dbfs=10 * math.log10(energy / count) if energy else -math.inf,
-    dc_offset=float(np.abs(total).max() / count),
-    clipped_share=clipped / (count * channels),
-    silent_share=silent / windows if windows else 1.0,
-    finite=True,
-    true_mono=mono,
+  types = typing.get_type_hints(QualityLimits)
+  for setting in settings:
+    name, _, text = setting.partition('=')
+    if name not in types or not text:
+      raise ValueError(f'{setting!r} is not of the form LIMIT=VALUE; limits are {sorted(types)}.')
+    if name == 'max_secs' and text.lower() == 'none':
+      values[name] = None
+      continue
+    if types[name] is bool:
+      if text.lower() not in ('true', 'false'):
+        raise ValueError(f'{setting!r}: {name} is true or false.')
+      values[name] = text.lower() == 'true'
+      continue
+    try:
+      values[name] = int(text) if types[name] is int else float(text)
+    except ValueError as error:
+      raise ValueError(f'{setting!r}: {text!r} is not a number.') from error
+  limits = QualityLimits(**values)
+  limits.check()
+  return limits
+
+
+def measure(
+  path: str,
+  sample_rate: int,
+  limits: QualityLimits = DEFAULT_LIMITS,
+  listener: Callable[[np.ndarray], None] | None = None,
+) -> Measurement:
+  """`measurement.measure` at the thresholds of the limits."""
+  return measurement.measure(
+    path,
+    sample_rate,
+    silence_dbfs=limits.silence_dbfs,
+    mono_side_db=limits.mono_side_db,
+    listener=listener,
   )
-
-
-def _clipped_samples(magnitude: np.ndarray) -> int:
-  """Samples that lie inside runs of `_CLIPPED_RUN` or more at full scale."""
-  full = magnitude >= _FULL_SCALE
-  if not full.any() or len(full) < _CLIPPED_RUN:
-    return 0
-  centre = full[:-2] & full[1:-1] & full[2:]
-  inside = np.zeros_like(full)
-  for shift in range(_CLIPPED_RUN):
-    inside[shift : len(full) - 2 + shift] |= centre
-  return int(inside.sum())
 
 
 def check_header(header: audio.AudioHeader, limits: QualityLimits = DEFAULT_LIMITS):
@@ -171,6 +169,10 @@ def check_measurement(
     raise audio.AudioError(
       'silent', f'{found.silent_share:.0%} of the file lies below {limits.silence_dbfs:g} dBFS'
     )
+  if found.rms_dbfs < limits.min_level_dbfs:
+    raise audio.AudioError(
+      'too_quiet', f'RMS {found.rms_dbfs:.1f} dBFS; at least {limits.min_level_dbfs:g} dBFS'
+    )
   if found.dc_offset > limits.max_dc_offset:
     raise audio.AudioError(
       'dc_offset', f'mean {found.dc_offset:.3f}; at most {limits.max_dc_offset:g}'
@@ -181,18 +183,55 @@ def check_measurement(
       f'{found.clipped_share:.1%} of the samples at full scale; '
       f'at most {limits.max_clipped_share:.1%}',
     )
+  if found.bandwidth_hz < limits.min_bandwidth_hz:
+    raise audio.AudioError(
+      'band_limited',
+      f'nothing above {found.bandwidth_hz:.0f} Hz; at least {limits.min_bandwidth_hz:g} Hz',
+    )
+  if limits.require_stereo and found.true_mono:
+    raise audio.AudioError(
+      'true_mono', f'side {found.side_db:.0f} dB against mid, or one channel is silent'
+    )
+
+
+@contextlib.contextmanager
+def unchanged(path: str):
+  """Raises AudioError 'changed' where the file is written to while the block runs."""
+  before = _state(path)
+  try:
+    yield
+  finally:
+    # A file that changes fails in any way; what is told is that it changed.
+    if _state(path) != before:
+      raise audio.AudioError('changed', f'{path} changed while it was read')
+
+
+def _state(path: str):
+  try:
+    status = os.stat(path)
+  except OSError:
+    return None
+  return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def examine(
-  path: str, limits: QualityLimits = DEFAULT_LIMITS
+  path: str,
+  limits: QualityLimits = DEFAULT_LIMITS,
+  listener: Callable[[np.ndarray], None] | None = None,
 ) -> tuple[audio.AudioHeader, Measurement]:
   """Header and measurement of a file that passes every check.
+
+  Args:
+    path: of the file.
+    limits: of quality.
+    listener: is given each decoded block [n, 1 or 2].
 
   Raises:
     audio.AudioError: the reason why it does not.
   """
-  header = audio.read_header(path)
-  check_header(header, limits)
-  found = measure(path, header.sample_rate, limits)
+  with unchanged(path):
+    header = audio.read_header(path)
+    check_header(header, limits)
+    found = measure(path, header.sample_rate, limits, listener)
   check_measurement(found, header, limits)
   return header, found

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
+from evaluation import signal_health
 from preprocessing import audio, quality
 
 RATE = 48_000
@@ -100,3 +102,91 @@ def test_low_rates_and_mono(tmp_path):
   soundfile.write(path, _music()[:, 0], 8000)
   assert _reason(path) == 'low_sample_rate'
   assert _reason(path, min_sample_rate=8000, require_stereo=True) == 'not_stereo'
+
+
+def test_files_that_are_too_quiet(tmp_path):
+  path = tmp_path / 'x.wav'
+  soundfile.write(path, _music() * 10 ** (-40 / 20), RATE, subtype='PCM_24')
+  assert _reason(path, silence_dbfs=-100) == 'too_quiet'
+  quality.examine(str(path), quality.QualityLimits(min_level_dbfs=-70, silence_dbfs=-100))
+
+
+@pytest.mark.parametrize('cutoff', [3000, 3700])
+def test_upsampled_files_are_band_limited(tmp_path, cutoff):
+  """What was resampled from a lower rate has nothing above half of it."""
+  path = tmp_path / 'x.wav'
+  low = soxr.resample(_music(), RATE, 2 * cutoff)
+  soundfile.write(path, soxr.resample(low, 2 * cutoff, RATE), RATE, subtype='PCM_16')
+  found = quality.measure(str(path), RATE)
+  assert 0.9 * cutoff < found.bandwidth_hz < 1.05 * cutoff
+  assert _reason(path) == 'band_limited'
+  quality.examine(str(path), quality.QualityLimits(min_bandwidth_hz=2500))
+
+
+def test_bandwidth_of_the_whole_band(tmp_path):
+  path = tmp_path / 'x.wav'
+  soundfile.write(path, _music(), RATE)
+  assert quality.measure(str(path), RATE).bandwidth_hz > 0.99 * RATE / 2
+
+
+def test_stereo_that_is_mono_in_truth(tmp_path):
+  """Equal channels, all but equal ones, and one silent channel; side and mid by hand."""
+  path, x = tmp_path / 'x.wav', _music()
+  near = x[:, :1] + np.array([[1.0, -1.0]]) * 1e-4 * np.random.default_rng(5).normal(size=x.shape)
+  for stereo in (x[:, [0, 0]], near, x * [[1.0, 0.0]]):
+    soundfile.write(path, stereo, RATE, subtype='FLOAT')
+    assert quality.measure(str(path), RATE).true_mono
+    assert _reason(path, require_stereo=True) == 'true_mono'
+    quality.examine(str(path))
+  soundfile.write(path, x, RATE, subtype='FLOAT')
+  left, right = x.astype(np.float64).T
+  expected = 10 * np.log10(np.sum((left - right) ** 2) / np.sum((left + right) ** 2))
+  found = quality.measure(str(path), RATE)
+  assert found.side_db == pytest.approx(expected, abs=1e-3) and not found.true_mono
+
+
+def test_loudness_is_measured_in_the_same_pass(tmp_path):
+  path, x = tmp_path / 'x.wav', _music(25)
+  soundfile.write(path, x, RATE, subtype='FLOAT')
+  heard = []
+  found = quality.measure(str(path), RATE, listener=heard.append)
+  assert found.loudness_lufs == pytest.approx(signal_health.loudness_lufs(x, RATE), abs=1e-3)
+  np.testing.assert_array_equal(np.concatenate(heard), x.astype(np.float32))
+
+
+def test_only_the_two_channels_that_are_used_are_measured(tmp_path):
+  path, x = tmp_path / 'x.wav', _music()
+  wide = np.concatenate([x, np.ones([len(x), 6])], axis=1)
+  soundfile.write(path, wide, RATE, subtype='FLOAT')
+  soundfile.write(tmp_path / 'y.wav', x, RATE, subtype='FLOAT')
+  assert quality.examine(str(path))[1] == quality.examine(str(tmp_path / 'y.wav'))[1]
+
+
+def test_a_file_that_is_written_to_while_it_is_read(tmp_path):
+  path = tmp_path / 'x.wav'
+  soundfile.write(path, _music(), RATE)
+
+  def append(block):
+    with open(path, 'ab') as file:
+      file.write(b'more')
+
+  with pytest.raises(audio.AudioError) as raised:
+    quality.examine(str(path), listener=append)
+  assert raised.value.reason == 'changed'
+
+
+def test_limits_by_name():
+  limits = quality.parse_limits(
+    ['min_secs=2', 'max_clipped_share=0.5', 'require_stereo=true', 'max_secs=none'], max_secs=9.0
+  )
+  assert limits == quality.QualityLimits(2.0, None, max_clipped_share=0.5, require_stereo=True)
+  for setting, message in (
+    ('loudness=3', "'loudness=3' is not of the form LIMIT=VALUE; limits are"),
+    ('min_secs', "'min_secs' is not of the form"),
+    ('min_secs=long', "'long' is not a number"),
+    ('require_stereo=1', 'require_stereo is true or false'),
+    ('max_clipped_share=3', 'max_clipped_share=3.0 is not in 0..1'),
+    ('max_secs=1', 'max_secs=1.0 is not above min_secs=4.0'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      quality.parse_limits([setting])
