@@ -53,6 +53,7 @@ def train(
   keep_checkpoints: int = 5,
   keep_best: KeepBest | None = None,
   eval_period: int = 0,
+  eval_at_start: bool = False,
   evaluators: Sequence['HeldOutLoss'] = (),
   num_microbatches: int = 1,
   max_skipped_steps: int = 0,
@@ -89,6 +90,7 @@ def train(
     keep_checkpoints: how many of the newest stay.
     keep_best: which ones stay besides.
     eval_period: steps between evaluations; 0 for none.
+    eval_at_start: evaluate before the first step, too.
     evaluators: each has a `name`, the stream that it writes.
     num_microbatches: parts of a batch whose gradients are added up.
     max_skipped_steps: steps in a row that may be skipped because they are not finite.
@@ -162,6 +164,7 @@ def train(
     keep_checkpoints=keep_checkpoints,
     keep_best=keep_best,
     eval_period=eval_period,
+    eval_at_start=eval_at_start,
     evaluators={evaluator.name: evaluator for evaluator in evaluators},
     initial_params=start,
     num_microbatches=num_microbatches,

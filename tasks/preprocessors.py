@@ -4,7 +4,7 @@ import seqio
 import tensorflow as tf
 
 from models.spec import LiveMusicSpec
-from tasks import crops
+from tasks import crops, styles
 
 # Bits of a record's position: `index` and `epoch` travel with every example of our own tasks.
 POSITION_FEATURES = ('index', 'epoch')
@@ -69,7 +69,11 @@ def base_seed() -> tf.Tensor:
   return tf.stack(stream.get_single_element())
 
 
-def random_crops(options: crops.CropOptions, spec: LiveMusicSpec):
+def random_crops(
+  options: crops.CropOptions,
+  spec: LiveMusicSpec,
+  style: styles.StyleOptions = styles.OWN_STYLE,
+):
   """Clips -> random examples, drawn anew in each epoch and independent of their neighbours."""
 
   def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -77,7 +81,8 @@ def random_crops(options: crops.CropOptions, spec: LiveMusicSpec):
 
     def crop(clip):
       key = crops.draw_key(seed, clip['index'], clip['epoch'])
-      example = crops.random_crop(clip['acoustic_tokens'], clip['style_tokens'], key, options, spec)
+      style_tokens = styles.restyle(clip, key, style)
+      example = crops.random_crop(clip['acoustic_tokens'], style_tokens, key, options, spec)
       return {**example, **{name: clip[name] for name in POSITION_FEATURES}}
 
     return dataset.map(crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

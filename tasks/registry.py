@@ -13,6 +13,7 @@ import tensorflow as tf
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 from tasks import metrics, preprocessors, source
 from tasks.crops import V1_CROPS, CropOptions
+from tasks.styles import OWN_STYLE, StyleOptions
 
 CROPS_PER_CLIP = 3
 
@@ -57,6 +58,7 @@ def live_music_task(
   name: str | None = None,
   spec: LiveMusicSpec = MAGENTA_RT_V1,
   crops: CropOptions = V1_CROPS,
+  style: StyleOptions = OWN_STYLE,
   files: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
   """Registers the training task of a token data set and returns its name.
@@ -69,6 +71,7 @@ def live_music_task(
     name: in SeqIO's registry; None makes one of the folder and the settings.
     spec: token layout.
     crops: how to crop.
+    style: what stands for the style of a clip.
     files: shards by split, in place of `data_dir`: for records without metadata.
 
   Raises:
@@ -77,9 +80,9 @@ def live_music_task(
   steps = [
     seqio.CacheDatasetPlaceholder(),
     preprocessors.count_epochs,
-    preprocessors.random_crops(crops, spec),
+    preprocessors.random_crops(crops, spec, style),
   ]
-  return _register(data_dir, files, name, 'live_music', spec, steps, 1, crops)
+  return _register(data_dir, files, name, 'live_music', spec, steps, 1, crops, style)
 
 
 def live_music_eval_task(
@@ -140,17 +143,20 @@ def output_features(spec: LiveMusicSpec) -> dict[str, seqio.Feature]:
   return {'inputs': feature, 'targets': feature}
 
 
-def _register(data_dir, files, name, prefix, spec, steps, examples_per_record, crops) -> str:
+def _register(
+  data_dir, files, name, prefix, spec, steps, examples_per_record, crops, style=None
+) -> str:
   if (data_dir is None) == (files is None):
     raise ValueError('Give either data_dir or files.')
   if files is None:
     folder = source.find_token_folder(data_dir)
     place = str(folder.resolve())
-    open_source = functools.partial(_folder_source, folder, spec)
+    embeddings = style is not None and style.needs_embeddings
+    open_source = functools.partial(_folder_source, folder, spec, embeddings)
   else:
     place = repr(sorted((split, tuple(paths)) for split, paths in files.items()))
     open_source = functools.partial(source.TokenRecordSource, dict(files), spec=spec)
-  settings = (place, spec, examples_per_record, crops)
+  settings = (place, spec, examples_per_record, crops, style.identity if style else None)
   name = name or f'{prefix}_{hashlib.sha256(repr(settings).encode()).hexdigest()[:12]}'
   known = _INFOS.get(name)
   if known is not None:
@@ -169,5 +175,9 @@ def _register(data_dir, files, name, prefix, spec, steps, examples_per_record, c
   return name
 
 
-def _folder_source(folder: pathlib.Path, spec: LiveMusicSpec) -> source.TokenRecordSource:
-  return source.TokenRecordSource(source.split_files(folder), source.split_sizes(folder), spec)
+def _folder_source(
+  folder: pathlib.Path, spec: LiveMusicSpec, embeddings: bool
+) -> source.TokenRecordSource:
+  return source.TokenRecordSource(
+    source.split_files(folder), source.split_sizes(folder), spec, embeddings=embeddings
+  )

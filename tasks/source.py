@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 
+_EMBEDDINGS = ('style_embeddings',)
 COMPLETION_MARKER = 'COMPLETED'
 _SHARD_NAME = re.compile(
   r'(?P<name>.+)-(?P<split>[^-]+)\.tfrecord-(?P<shard>\d{5,})-of-(?P<num>\d{5,})'
@@ -95,7 +96,11 @@ class TokenRecordSource(seqio.DataSource):
     files: dict[str, list[str]],
     num_records: dict[str, int] | None = None,
     spec: LiveMusicSpec = MAGENTA_RT_V1,
+    *,
+    embeddings: bool = False,
   ):
+    """Of the shards of each split; `embeddings` adds 'style_embeddings' float32 [windows, D]."""
+    self._embeddings = embeddings
     self._files = {split: list(paths) for split, paths in files.items()}
     self._spec = spec
     if num_records is None:
@@ -186,13 +191,20 @@ class TokenRecordSource(seqio.DataSource):
   def _parse(self, index: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
     features = tf.io.parse_single_example(
       record,
-      {name: tf.io.FixedLenFeature([], tf.string) for name in ('acoustic_tokens', 'style_tokens')},
+      {
+        name: tf.io.FixedLenFeature([], tf.string)
+        for name in ('acoustic_tokens', 'style_tokens', *_EMBEDDINGS[: self._embeddings])
+      },
     )
     codes = tf.io.parse_tensor(features['acoustic_tokens'], tf.int32)
     style = tf.io.parse_tensor(features['style_tokens'], tf.int32)
     codes = tf.ensure_shape(codes, [None, None])[:, : self._spec.target_levels]
-    return {
+    parsed = {
       'acoustic_tokens': codes,
       'style_tokens': tf.ensure_shape(style, [None, None]),
       'index': index,
     }
+    for name in _EMBEDDINGS[: self._embeddings]:
+      embedded = tf.io.parse_tensor(features[name], tf.float32)
+      parsed[name] = tf.ensure_shape(embedded, [None, None])
+    return parsed

@@ -48,6 +48,19 @@ class TokenFeed:
     options = self._options | {'host': index, 'num_hosts': count}
     return TokenFeed(self.task_name, self.split, self.batch_size, **options)
 
+  @property
+  def num_examples(self) -> int:
+    """Examples in one epoch of the split."""
+    from tasks import stream
+
+    return stream.num_examples(self.task_name, self.split)
+
+  def examples(self, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    """Single examples `start`, `start + 1`, ... of the stream, as rows of batches."""
+    one = TokenFeed(self.task_name, self.split, 1, seed=self._options['seed'])
+    for batch in one.batches(start):
+      yield {name: rows[0] for name, rows in batch.items()}
+
   def batches(self, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
     """Batches `start`, `start + 1`, ... without reading those before."""
     from tasks import stream
@@ -61,6 +74,65 @@ class TokenFeed:
         'decoder_target_tokens': batch['decoder_target_tokens'],
         'index': batch['index'].astype(np.int32),
       }
+
+
+class MixedFeed:
+  """Batches of two feeds, a fixed share of the examples being the second's.
+
+  Example n of the run (batch s holds [s B, (s + 1) B)) is the second feed's where
+  floor((n + 1) rate) is above floor(n rate), and it takes that feed's examples in their own order:
+  so the share is exact from the start, and any step can be entered without counting. The 'index'
+  of the second feed's examples counts on behind the first's.
+  """
+
+  def __init__(
+    self, first: TokenFeed, second: TokenFeed, rate: float, *, host: int = 0, num_hosts: int = 1
+  ):
+    """Describes the mixture; nothing is read yet.
+
+    Args:
+      first: its batch size is the mixture's.
+      second: its own batch size does not matter.
+      rate: share of the second, 0..1.
+      host: of this process.
+      num_hosts: of the run; each reads all examples and keeps its own.
+
+    Raises:
+      ValueError: the rate is no share.
+    """
+    if not 0 <= rate <= 1:
+      raise ValueError(f'The replay rate {rate} is not in 0..1.')
+    self.batch_size = first.batch_size
+    self._feeds, self._rate = (first, second), rate
+    self._host, self._num_hosts = host, num_hosts
+
+  def shard(self, index: int, count: int) -> 'MixedFeed':
+    """The same batches, of which this one yields row `index` and every `count`-th after it."""
+    return MixedFeed(*self._feeds, self._rate, host=index, num_hosts=count)
+
+  def num_second(self, num_examples: int) -> int:
+    """How many of the first `num_examples` examples are the second feed's."""
+    # A rate such as 0.1 must not fall short by rounding.
+    return int(np.floor(num_examples * self._rate + 1e-9))
+
+  def batches(self, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    """Batches `start`, `start + 1`, ... without reading those before."""
+    first, second = self._feeds
+    example = start * self.batch_size
+    behind = self.num_second(example)
+    streams = (first.examples(example - behind), second.examples(behind))
+    offset = first.num_examples
+    while True:
+      rows = []
+      for _ in range(self.batch_size):
+        which = self.num_second(example + 1) - self.num_second(example)
+        row = next(streams[which])
+        if which:
+          row = row | {'index': row['index'] + np.int32(offset)}
+        rows.append(row)
+        example += 1
+      rows = rows[self._host :: self._num_hosts]
+      yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def token_dataset(

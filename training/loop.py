@@ -40,6 +40,7 @@ def train(
   checkpoint_period: int = 1000,
   keep_checkpoints: int = 5,
   eval_period: int = 0,
+  eval_at_start: bool = False,
   evaluators: Mapping[str, Evaluator] | None = None,
   initial_params: Any | None = None,
   num_microbatches: int = 1,
@@ -70,7 +71,10 @@ def train(
     checkpoint_period: steps from one checkpoint to the next.
     keep_checkpoints: how many of the newest stay.
     eval_period: steps from one evaluation to the next and one at the end; 0 for none.
+    eval_at_start: evaluate the state before the first step, too.
     evaluators: stream such as 'training_eval/demo' -> called with the state, yields (name, value).
+      One with a `stop_reason` that is not None, asked behind each evaluation and at the start, ends
+      the run as the time budget does.
     initial_params: start from these; optimizer and step start anew.
     num_microbatches: parts of a batch whose gradients are added up, for less memory.
     max_skipped_steps: so many steps in a row whose loss or gradient is not finite are skipped, and
@@ -146,6 +150,10 @@ def train(
     Prefetcher(own_feed, position, place=partitioning.placer(shared)) as batches,
     Progress(total_steps, step, enabled=progress and first) as bar,
   ):
+    if eval_period and eval_at_start and step == 0:
+      with meter.timed('evaluate'):
+        _evaluate(evaluators, state, step, writers)
+    stop.wish(_stop_reason(evaluators))
     while step < total_steps and not agreed.vote():
       if step in getattr(trainable, 'calibration_steps', ()):
         with meter.timed('calibrate'):
@@ -169,6 +177,7 @@ def train(
         with meter.timed('evaluate'):
           _evaluate(evaluators, state, step, writers)
         evaluated_at = step
+        stop.wish(_stop_reason(evaluators))
 
     # The end, whatever the reason for it: the last step is on disk before anything else.
     meter.check()
@@ -185,6 +194,12 @@ def train(
   if keep_best is not None and keep_best.keep and eval_period:
     say(f'{model_dir}: {keep_best.describe(model_dir)}')
   return state
+
+
+def _stop_reason(evaluators: Mapping[str, Evaluator]) -> str | None:
+  """Why an evaluator wants the run to end, in words, or None."""
+  reasons = (getattr(evaluator, 'stop_reason', None) for evaluator in evaluators.values())
+  return next((reason for reason in reasons if reason), None)
 
 
 def check_numbers(**values: tuple[int, int]):

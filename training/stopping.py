@@ -1,4 +1,4 @@
-"""Reasons to end a run early and cleanly: a signal, or its time is up."""
+"""Reasons to end a run early and cleanly: a signal, its time is up, or an evaluation says so."""
 
 import contextlib
 import signal
@@ -19,11 +19,14 @@ class StopRequest:
     self._deadline = None if time_budget_secs is None else time.monotonic() + time_budget_secs
     self._budget_secs = time_budget_secs
     self._signal: str | None = None
+    self._wish: str | None = None
 
   @property
   def reason(self) -> str | None:
     if self._signal is not None:
       return self._signal
+    if self._wish is not None:
+      return self._wish
     if self._deadline is not None and time.monotonic() >= self._deadline:
       return f'the time budget of {self._budget_secs:g} s is used up'
     return None
@@ -33,7 +36,12 @@ class StopRequest:
     return self._signal is not None
 
   def request(self, reason: str):
+    """Whoever sent a signal wants the process gone: nothing more than saving is done."""
     self._signal = reason
+
+  def wish(self, reason: str | None):
+    """There is no use in going on, says an evaluation (or not, with None)."""
+    self._wish = self._wish or reason
 
 
 @contextlib.contextmanager
