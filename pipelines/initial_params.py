@@ -3,13 +3,20 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from models.adapted import language_model
 from models.depthformer import DepthformerModel
 from models.depthformer.codebook_start import start_from_codebooks
 from models.musiccoca import MusicCoCa
 from models.spectrostream import SpectroStream
 from pipelines.checkpoint_sources import IDENTITY_FIELDS, load_source
-from training.checkpoints import restore_params
+from training import t5x_checkpoints
+from training.checkpoints import restore_params, restore_part
+from training.state import flat_names
+
+# Of `training.wrappers.averaging`.
+_INNER, _AVERAGE = 'inner/', 'average/'
 
 
 def read(path: str, identity: dict[str, str] | None = None) -> Any:
@@ -35,6 +42,60 @@ def read(path: str, identity: dict[str, str] | None = None) -> Any:
     stored = {field: getattr(source.bundle, field) for field in IDENTITY_FIELDS}
     check_tokens(path, stored, identity)
   return source.bundle.params
+
+
+def optimizer_state(path: str, trainable: Any, like: Any) -> Any:
+  """The optimizer's state of a checkpoint, in the place of a new one.
+
+  Args:
+    path: of a T5X checkpoint, or of a run with the same optimizer.
+    trainable: what is trained.
+    like: the new state; averages of the parameters, which begin anew, stay as they are.
+
+  Raises:
+    ValueError: there are no such statistics, or they are another optimizer's.
+  """
+  stored = _stored_statistics(path, language_model(trainable))
+  flat = {}
+  for name, leaf in flat_names(like).items():
+    if name.startswith(_AVERAGE):
+      flat[name] = leaf
+      continue
+    own = name.removeprefix(_INNER)
+    found = next((stored[key] for key in (own, _INNER + own) if key in stored), None)
+    if found is None or tuple(found.shape) != tuple(leaf.shape):
+      what = 'lacks' if found is None else f'has of another shape, {tuple(found.shape)},'
+      raise ValueError(
+        f'{path} {what} {own}, which this optimizer keeps. Set RESTORE_OPTIMIZER = False, or take '
+        'the optimizer (and METHOD) of that run.'
+      )
+    flat[name] = jnp.asarray(found, leaf.dtype)
+  return jax.tree.unflatten(jax.tree.structure(like), list(flat.values()))
+
+
+def num_updates(path: str) -> int:
+  """Updates that the optimizer of a checkpoint counts."""
+  stored = _stored_statistics(path, None)
+  counts = [int(value) for name, value in stored.items() if name.split('/')[-1] == 'count']
+  return max(counts, default=0)
+
+
+def _stored_statistics(path: str, model: DepthformerModel | None) -> dict[str, Any]:
+  """Arrays of an optimizer's state by name; Adafactor's of a T5X checkpoint by our own names."""
+  source = load_source(path)
+  if source.kind == 't5x':
+    model = model or source.bundle.model
+    read = t5x_checkpoints.read(
+      source.folder, config=model.config, spec=model.spec, with_optimizer=True
+    )
+    if read.opt_state is not None:
+      return flat_names(read.opt_state)
+  elif source.kind == 'checkpoint':
+    return restore_part(source.folder, 'state')[0]['param_states']
+  raise ValueError(
+    f"{path} has no optimizer's statistics to keep: RESTORE_OPTIMIZER = True is for T5X "
+    'checkpoints and MODEL_DIRs of train.py.'
+  )
 
 
 def check_tokens(path: str, stored: dict[str, str], identity: dict[str, str]):

@@ -24,7 +24,7 @@ from pipelines.precompile import StepOptions, compile_step, describe_memory
 from training import hosts, loop
 from training.best import KeepBest
 from training.checkpoints import find_checkpoint
-from training.feed import TokenFeed
+from training.feed import MixedFeed, TokenFeed
 from training.metrics import sum_metrics, summarize
 from training.partitioning import Partitioning, PjitPartitioner
 from training.prefetch import feed_batches
@@ -46,6 +46,7 @@ def train(
   total_steps: int,
   seed: int = 42,
   initial_checkpoint_path: str | None = None,
+  restore_optimizer: bool = False,
   codebook_start: bool = False,
   start_params: Callable[[], Any] | None = None,
   log_period: int = 50,
@@ -79,8 +80,10 @@ def train(
       parameters hold stacked layers.
     total_steps: steps of the whole run.
     seed: of initial values and dropout.
-    initial_checkpoint_path: see `checkpoint_sources.load_source`. Only its parameters are taken;
-      the step counts from 0.
+    initial_checkpoint_path: see `checkpoint_sources.load_source`. Its parameters are taken; the
+      step counts from 0.
+    restore_optimizer: take the optimizer's statistics from there, too, and with them the number of
+      updates by which the learning-rate schedule goes on.
     codebook_start: of a language model that starts from no checkpoint: embeddings and output layer
       start from the codebooks of the data's codec and style model.
     start_params: gives the parameters of a new run, for a start that only its kind of model knows;
@@ -148,6 +151,13 @@ def train(
   for evaluator in evaluators:
     if hasattr(evaluator, 'use'):
       evaluator.use(partitioning)
+  optimizer_start = None
+  if restore_optimizer and start is not None:
+    optimizer_start = functools.partial(
+      initial_params.optimizer_state, initial_checkpoint_path, trainable
+    )
+  if first and initial_checkpoint_path:
+    print(_first_rate(optimizer, initial_checkpoint_path, restore_optimizer), flush=True)
   efficiency = run_efficiency(trainable, getattr(feed, 'batch_size', None), partitioning)
   if first and efficiency.peak:
     print(f'{folder}: {efficiency}.', flush=True)
@@ -167,6 +177,7 @@ def train(
     eval_at_start=eval_at_start,
     evaluators={evaluator.name: evaluator for evaluator in evaluators},
     initial_params=start,
+    initial_optimizer_state=optimizer_start,
     num_microbatches=num_microbatches,
     max_skipped_steps=max_skipped_steps,
     time_budget_secs=time_budget_secs,
@@ -182,6 +193,15 @@ def train(
     if first and (whole.step >= total_steps or time_is_up):
       finish(whole, trainable, str(folder))
   return state
+
+
+def _first_rate(optimizer: Optimizer, path: str, restored: bool) -> str:
+  """What the schedule makes of the first update of a run that starts from a checkpoint."""
+  updates = initial_params.num_updates(path) if restored else 0
+  rate = getattr(optimizer, 'learning_rate', None)
+  kept = f'kept with its {updates:,} updates' if restored else 'new'
+  said = '' if rate is None else f'; learning rate of the first update {float(rate(updates)):.3g}'
+  return f'Start from {path}: optimizer {kept}{said}.'
 
 
 def make_optimizer(optimizer: Optimizer | Callable[..., Optimizer], trainable: Any) -> Optimizer:
@@ -241,10 +261,10 @@ class HeldOutLoss:
 
 
 @dataclasses.dataclass(frozen=True)
-class _PreparedFeed:
-  """A `TokenFeed` that also tells which codec and style model its tokens come from."""
+class PreparedFeed:
+  """A feed of tokens that also tells which codec and style model they come from."""
 
-  feed: TokenFeed
+  feed: TokenFeed | MixedFeed
   identity: dict[str, str]
 
   @property
@@ -254,7 +274,7 @@ class _PreparedFeed:
   def batches(self, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
     return self.feed.batches(start)
 
-  def shard(self, index: int, count: int) -> '_PreparedFeed':
+  def shard(self, index: int, count: int) -> 'PreparedFeed':
     return dataclasses.replace(self, feed=self.feed.shard(index, count))
 
 
@@ -267,8 +287,9 @@ def token_feed(
   task_feature_lengths: dict[str, int] | None = None,
   seed: int = 42,
   crops: Any | None = None,
+  style: Any | None = None,
   spec: LiveMusicSpec = MAGENTA_RT_V1,
-) -> _PreparedFeed:
+) -> PreparedFeed:
   """Training batches of what prepare.py wrote: each epoch crops every clip anew.
 
   Args:
@@ -279,6 +300,7 @@ def token_feed(
     task_feature_lengths: {'inputs': 1006, 'targets': 800} or None; nothing else fits the model.
     seed: of crops, order and dropped styles.
     crops: `tasks.crops.CropOptions`.
+    style: `tasks.styles.StyleOptions`.
     spec: token layout.
 
   Raises:
@@ -292,9 +314,10 @@ def token_feed(
     )
   from tasks import registry
 
-  options = {} if crops is None else {'crops': crops}
+  given = {'crops': crops, 'style': style}
+  options = {key: value for key, value in given.items() if value is not None}
   task = registry.live_music_task(data_dir, name=mixture_or_task_name, spec=spec, **options)
-  return _PreparedFeed(TokenFeed(task, split, batch_size, seed=seed), token_identity(data_dir))
+  return PreparedFeed(TokenFeed(task, split, batch_size, seed=seed), token_identity(data_dir))
 
 
 def token_identity(data_dir: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from evaluation import signal_health
 from inference import LiveSession, SamplingOptions
+from models.adapted import AdaptedModel, language_model, model_params
 from models.bundle import Bundle
 from models.depthformer import DepthformerModel
 from pipelines.generate import generate_audio
@@ -34,7 +35,7 @@ class SampleAudio:
 
   def __init__(
     self,
-    model: DepthformerModel,
+    model: DepthformerModel | AdaptedModel,
     data_dir: str,
     model_dir: str,
     *,
@@ -71,7 +72,7 @@ class SampleAudio:
     """
     if period < 0 or not secs > 0:
       raise ValueError(f'{secs} s every {period} steps: SAMPLE_SECS > 0 and SAMPLE_PERIOD >= 0.')
-    self._model, self._data_dir = model, data_dir
+    self._trained, self._model, self._data_dir = model, language_model(model), data_dir
     self._period = period
     self._files = SampleFiles(
       model_dir, self.name, period=period, total_steps=total_steps, tensorboard=tensorboard
@@ -103,7 +104,7 @@ class SampleAudio:
     step = int(state.step)
     if not self._files.due(step):
       return
-    params = averaged_params(state)
+    params = model_params(self._trained, averaged_params(state))
     if jax.process_count() > 1:
       params = hosts.to_host(params)
     if not hosts.is_first():

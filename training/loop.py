@@ -43,6 +43,7 @@ def train(
   eval_at_start: bool = False,
   evaluators: Mapping[str, Evaluator] | None = None,
   initial_params: Any | None = None,
+  initial_optimizer_state: Callable[[Any], Any] | None = None,
   num_microbatches: int = 1,
   max_skipped_steps: int = 0,
   time_budget_secs: float | None = None,
@@ -76,6 +77,7 @@ def train(
       One with a `stop_reason` that is not None, asked behind each evaluation and at the start, ends
       the run as the time budget does.
     initial_params: start from these; optimizer and step start anew.
+    initial_optimizer_state: of the optimizer's first state, the one to start from in its place.
     num_microbatches: parts of a batch whose gradients are added up, for less memory.
     max_skipped_steps: so many steps in a row whose loss or gradient is not finite are skipped, and
       told in skipped_steps.jsonl with the indices of their examples; 0 stops at the first.
@@ -126,6 +128,9 @@ def train(
       position, origin = _next_batch(data, feed), f'from checkpoint_{int(state.step)}'
     else:
       state = partitioning.create_state(trainable, optimizer, init_rng, initial_params)
+      if initial_optimizer_state is not None:
+        kept = initial_optimizer_state(state.opt_state)
+        state = state.replace(opt_state=partitioning.like(kept, state.opt_state))
       position = 0
       origin = 'from scratch' if initial_params is None else 'from the given parameters'
   first_step = step = evaluated_at = int(state.step)
