@@ -1,9 +1,12 @@
 """Audio files in and out: decoding by range, resampling, writing, and what the header promises.
 
 Audio is float32 [samples, channels] everywhere. soundfile decodes WAV, FLAC, MP3, OGG (Vorbis and
-Opus), AIFF, CAF and W64; soxr resamples at its high quality setting.
+Opus), AIFF, CAF and W64; ffmpeg, where it is installed, AAC and others; soxr resamples at its high
+quality setting. Paths may be URIs: such a file is copied first. Who reads a file more than once
+does it inside `decodable`, so that it is copied and taken through ffmpeg once.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
@@ -15,6 +18,7 @@ import soundfile
 import soxr
 
 from models.spec import LiveMusicSpec
+from preprocessing import ffmpeg, files
 
 _SPEC = LiveMusicSpec()
 # libsndfile crashes when a long signal is written to OGG in one call.
@@ -78,26 +82,72 @@ def read_header(path: str | os.PathLike) -> AudioHeader:
   """Reads a file's header without decoding it.
 
   Raises:
-    AudioError: 'unreadable', 'empty_file' or 'not_audio'.
+    AudioError: 'unreadable', 'empty_file', 'not_audio' or 'unsupported_format'.
   """
-  path = os.fspath(path)
   try:
-    size = os.path.getsize(path)
+    with files.local_file(path) as local:
+      return _local_header(local, os.fspath(path))
   except OSError as error:
-    raise AudioError('unreadable', f'{path}: {error.strerror}.') from error
+    raise AudioError('unreadable', f'{os.fspath(path)}: {error.strerror or error}.') from error
+
+
+def _local_header(path: str, name: str) -> AudioHeader:
+  size = os.path.getsize(path)
   if not os.path.isfile(path):
-    raise AudioError('unreadable', f'{path} is not a regular file.')
+    raise AudioError('unreadable', f'{name} is not a regular file.')
   if not size:
-    raise AudioError('empty_file', f'{path} has no bytes.')
+    raise AudioError('empty_file', f'{name} has no bytes.')
+  if ffmpeg.is_needed(path):
+    _require_ffmpeg(name)
+    try:
+      secs, rate, channels, codec = ffmpeg.probe(path)
+    except ffmpeg.FfmpegError as error:
+      raise AudioError('not_audio', f'{name} cannot be decoded: {error}') from error
+    return AudioHeader(round(secs * rate), rate, channels, 'FFMPEG', codec.upper(), secs)
   try:
-    info = soundfile.info(path)
+    info = soundfile.info(os.fsencode(path))
   except (soundfile.LibsndfileError, OSError) as error:
     reason = 'not_audio' if os.access(path, os.R_OK) else 'unreadable'
-    raise AudioError(reason, f'{path} cannot be decoded: {error}') from error
+    raise AudioError(reason, f'{name} cannot be decoded: {error}') from error
+  if not (info.samplerate > 0 and info.channels > 0):
+    raise AudioError('not_audio', f'{name}: {info.channels} channels at {info.samplerate} Hz.')
   promised, complete = _promise(path, info)
   return AudioHeader(
     info.frames, info.samplerate, info.channels, info.format, info.subtype, promised, complete
   )
+
+
+def _require_ffmpeg(name: str):
+  if not ffmpeg.is_installed():
+    raise AudioError(
+      'unsupported_format',
+      f'{name} is of a format that takes ffmpeg, which is not installed; install it, or convert '
+      'the file to FLAC or WAV.',
+    )
+
+
+@contextlib.contextmanager
+def decodable(path: str | os.PathLike) -> Iterator[str]:
+  """A local path that soundfile decodes: the file itself, a copy, or what ffmpeg makes of it.
+
+  What is made lasts as long as the block.
+
+  Raises:
+    AudioError: 'unreadable', 'unsupported_format' or 'decode_error'.
+  """
+  with contextlib.ExitStack() as stack:
+    try:
+      local = stack.enter_context(files.local_file(path))
+      if ffmpeg.is_needed(local):
+        _require_ffmpeg(os.fspath(path))
+        local = stack.enter_context(ffmpeg.decoded(local))
+    except OSError as error:
+      raise AudioError('unreadable', f'{os.fspath(path)}: {error.strerror or error}.') from error
+    except ffmpeg.FfmpegError as error:
+      raise AudioError(
+        'decode_error', f'{os.fspath(path)} fails while decoding: {error}'
+      ) from error
+    yield local
 
 
 def _promise(path: str, info) -> tuple[float | None, bool]:
@@ -110,7 +160,7 @@ def _promise(path: str, info) -> tuple[float | None, bool]:
     return None, _ogg_ends(path)
   try:
     tagged = mutagen.File(path)
-  except (mutagen.MutagenError, OSError, ValueError):
+  except Exception:  # noqa: BLE001  a parser of foreign bytes fails in many ways
     return None, True
   if tagged is None or not getattr(tagged.info, 'length', 0):
     return None, True
@@ -142,9 +192,8 @@ def read_blocks(
   Raises:
     AudioError: 'not_audio' or 'decode_error'.
   """
-  path = os.fspath(path)
   try:
-    with soundfile.SoundFile(path) as file:
+    with decodable(path) as local, soundfile.SoundFile(os.fsencode(local)) as file:
       block_frames = max(1, round(block_secs * file.samplerate))
       while True:
         block = file.read(block_frames, dtype='float32', always_2d=True)
@@ -152,7 +201,8 @@ def read_blocks(
           return
         yield block
   except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-    raise AudioError('decode_error', f'{path} fails while decoding: {error}') from error
+    message = f'{os.fspath(path)} fails while decoding: {error}'
+    raise AudioError('decode_error', message) from error
 
 
 def read_audio(
@@ -181,6 +231,13 @@ def read_audio(
   """
   if start < 0 or (duration is not None and duration < 0):
     raise ValueError(f'start={start} and duration={duration} must not be negative.')
+  with decodable(path) as local:
+    return _read_local(local, os.fspath(path), sample_rate, channels, start, duration)
+
+
+def _read_local(
+  path: str, name: str, sample_rate: int, channels: int, start: float, duration: float | None
+) -> np.ndarray:
   header = read_header(path)
   rate = header.sample_rate
   first = round(start * rate)
@@ -193,11 +250,11 @@ def read_audio(
     lead = first
   trail = rate if rate != sample_rate else 0
   try:
-    with soundfile.SoundFile(os.fspath(path)) as file:
+    with soundfile.SoundFile(os.fsencode(path)) as file:
       file.seek(first - lead)
       x = file.read(last - first + lead + trail, dtype='float32', always_2d=True)
   except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-    raise AudioError('decode_error', f'{path} fails while decoding: {error}') from error
+    raise AudioError('decode_error', f'{name} fails while decoding: {error}') from error
   x = mix_channels(x, channels)
   if rate == sample_rate:
     return x

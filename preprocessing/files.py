@@ -1,0 +1,125 @@
+"""Files wherever they lie: a local disk, gs://, s3://; by etils.epath, with local ones kept quick.
+
+A path is a string. What etils.epath takes for a local path is read with the standard library, so
+that odd names, links and times to the nanosecond come through; everything else goes by epath.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from etils import epath
+
+_COPY_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class FileState:
+  """Size in bytes and time of the last change; a file with the same state is taken as the same."""
+
+  size: int
+  mtime_ns: int
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+  """Whether a path is a URI such as gs://bucket/song.wav."""
+  return '://' in os.fspath(path)
+
+
+def absolute(path: str | os.PathLike, folder: str | os.PathLike = '') -> str:
+  """A full path: URIs as they are, '~' expanded, relative ones below `folder` (or the current)."""
+  path = os.fspath(path)
+  if is_remote(path):
+    return path
+  path = os.path.expanduser(path)
+  if folder and not os.path.isabs(path):
+    path = f'{os.fspath(folder).rstrip("/")}/{path}' if is_remote(folder) else os.path.join(
+      os.path.expanduser(folder), path
+    )  # fmt: skip
+  return path if is_remote(path) else os.path.abspath(path)
+
+
+def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+  """(folder, names of its files) of a folder and all below it, sorted.
+
+  Hidden files and folders are passed over; links to folders are not followed.
+
+  Raises:
+    FileNotFoundError: there is no such folder.
+  """
+  if is_remote(folder):
+    root = epath.Path(folder)
+    if not root.is_dir():
+      raise FileNotFoundError(f'{folder} is not a folder.')
+    for directory, _, names in sorted(root.walk(), key=lambda entry: os.fspath(entry[0])):
+      inner = os.fspath(directory)[len(folder.rstrip('/')) :].split('/')
+      if not any(part.startswith('.') for part in inner):
+        yield (
+          os.fspath(directory).rstrip('/'),
+          sorted(name for name in names if not name.startswith('.')),
+        )
+    return
+  if not os.path.isdir(folder):
+    raise FileNotFoundError(f'{folder} is not a folder.')
+  for directory, subdirectories, names in os.walk(folder):
+    subdirectories[:] = sorted(name for name in subdirectories if not name.startswith('.'))
+    yield directory, sorted(name for name in names if not name.startswith('.'))
+
+
+def state(path: str) -> FileState:
+  """Size and time of a file; OSError where it cannot be had."""
+  if is_remote(path):
+    status = epath.Path(path).stat()
+    return FileState(status.length, round(status.mtime * 10**9))
+  status = os.stat(path)
+  return FileState(status.st_size, status.st_mtime_ns)
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+  """The whole content."""
+  path = os.fspath(path)
+  return epath.Path(path).read_bytes() if is_remote(path) else pathlib.Path(path).read_bytes()
+
+
+def write_whole(path: str | os.PathLike, content: bytes):
+  """Writes a file that appears whole or not at all; folders are made."""
+  path = os.fspath(path)
+  if is_remote(path):
+    # Object stores show an object when it is complete.
+    epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    epath.Path(path).write_bytes(content)
+    return
+  target = pathlib.Path(path)
+  target.parent.mkdir(parents=True, exist_ok=True)
+  partial = target.with_name(f'.{target.name}.{os.getpid()}')
+  try:
+    with open(partial, 'wb') as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    partial.replace(target)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def local_file(path: str | os.PathLike) -> Iterator[str]:
+  """A local path with the content of a file: itself, or a copy that lasts as long as the block.
+
+  Raises:
+    OSError: the file cannot be read.
+  """
+  path = os.fspath(path)
+  if not is_remote(path):
+    yield path
+    return
+  # The suffix stays: decoders and tag readers look at it.
+  with tempfile.NamedTemporaryFile(suffix=os.path.splitext(path)[1]) as copy:
+    with epath.Path(path).open('rb') as remote:
+      shutil.copyfileobj(remote, copy, _COPY_BYTES)
+    copy.flush()
+    yield copy.name
