@@ -10,6 +10,18 @@ import numpy as np
 
 from models.spec import LiveMusicSpec
 
+# Names of the columns that models are held against, from the best to the worst.
+REFERENCE = 'music A'
+CORPUS = 'held-out music B'
+SHUFFLED = 'B, chunks shuffled'
+LOOPED = 'B, one chunk looped'
+DAMAGED = 'B, overdriven with gaps'
+NOISY = 'B in noise at 10 dB'
+WHITE_NOISE = 'white noise'
+RANDOM_CODES = 'random codes'
+_GAIN_DB, _GAP_SECS, _OFFSET = 12.0, 0.3, 0.05
+_NOISE_DB = 10.0
+
 
 def shuffled_chunks(audio: np.ndarray, chunk_samples: int, seed: int) -> np.ndarray:
   """The whole chunks of `audio` in another order (never the same one), the rest dropped.
@@ -61,3 +73,38 @@ def misordered(
     for better, worse in zip(known, known[1:])
     if not sign * values[better] < sign * values[worse]
   ]
+
+
+def codec_name(levels: int) -> str:
+  """Column of B decoded from that many RVQ levels."""
+  return f'B through the codec, {levels} levels'
+
+
+def looped(audio: np.ndarray, chunk_samples: int) -> np.ndarray:
+  """The first whole chunk over and over, as long as `audio`; all of it where it is shorter."""
+  chunk = audio[:chunk_samples]
+  return np.concatenate([chunk] * -(-len(audio) // len(chunk)))[: len(audio)]
+
+
+def damaged(audio: np.ndarray, sample_rate: int, chunk_samples: int) -> np.ndarray:
+  """12 dB too loud and clipped, a constant added, 0.3 s of every chunk silent."""
+  x = np.clip(audio * 10 ** (_GAIN_DB / 20) + _OFFSET, -1, 1).astype(np.float32)
+  gap = round(_GAP_SECS * sample_rate)
+  for start in range(chunk_samples // 2, len(x), chunk_samples):
+    x[start : start + gap] = 0
+  return x
+
+
+def degradations(
+  audio: np.ndarray, sample_rate: int, chunk_samples: int, seed: int
+) -> dict[str, np.ndarray]:
+  """Music made worse on purpose, by the name of its column; shuffling needs two whole chunks."""
+  made = {
+    LOOPED: looped(audio, chunk_samples),
+    DAMAGED: damaged(audio, sample_rate, chunk_samples),
+    NOISY: with_noise(audio, _NOISE_DB, seed),
+    WHITE_NOISE: noise_like(audio, seed),
+  }
+  if len(audio) >= 2 * chunk_samples:
+    made[SHUFFLED] = shuffled_chunks(audio, chunk_samples, seed)
+  return made

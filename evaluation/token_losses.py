@@ -110,21 +110,38 @@ def summarize(
     seed: of the bootstrap.
   """
   losses = -per_level(log_probs, spec.target_levels)
+  right = None if correct is None else per_level(correct, spec.target_levels)
+  return summarize_levels(name, losses, tracks, spec, correct=right, seed=seed)
+
+
+def summarize_levels(
+  name: str,
+  losses: np.ndarray,
+  tracks: Sequence[str],
+  spec: LiveMusicSpec,
+  *,
+  correct: np.ndarray | None = None,
+  seed: int = 0,
+) -> LevelTable:
+  """As `summarize`, of losses and shares of correct codes [N, levels], means over frames."""
   coarse, rest = losses[:, : spec.context_levels].mean(1), losses.mean(1)
   columns = np.column_stack([losses, coarse, rest])
   mean, low, high = bootstrap.mean_interval(columns, tracks, seed=seed)
   levels = slice(0, spec.target_levels)
-  accuracy = None
-  if correct is not None:
-    accuracy = per_level(correct, spec.target_levels).mean(0)
   return LevelTable(
     name=name,
     loss=mean[levels],
     low=low[levels],
     high=high[levels],
-    accuracy=accuracy,
+    accuracy=None if correct is None else np.mean(correct, axis=0),
     coarse=(float(mean[-2]), float(low[-2]), float(high[-2])),
     overall=(float(mean[-1]), float(low[-1]), float(high[-1])),
     num_examples=len(losses),
     num_tracks=len(set(tracks)),
   )
+
+
+def by_frame(log_probs: np.ndarray, num_levels: int, coarse_levels: int) -> np.ndarray:
+  """Coarse loss at each frame of the chunk: [N, frames * levels] -> mean over N, [frames]."""
+  values = -np.asarray(log_probs, np.float64).reshape(len(log_probs), -1, num_levels)
+  return values[:, :, :coarse_levels].mean((0, 2))

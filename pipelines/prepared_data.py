@@ -137,6 +137,20 @@ class PreparedData:
       recordings.append(HeldOutAudio(track.track_id, title, track.caption, audio))
     return recordings
 
+  def tracks(self, split: str | None = None) -> list[Track]:
+    """Tracks of a split (None: the held-out one), one of each genre in turn."""
+    return self._by_genre(0, split)
+
+  def read_excerpt(self, track: Track, start_secs: float, secs: float) -> np.ndarray:
+    """A part of a track, levelled like the prepared clips: float32 [samples, channels].
+
+    Raises:
+      AudioError, OSError: it cannot be read.
+    """
+    rate = self._spec.sample_rate
+    audio = read_audio(track.path, sample_rate=rate, start=start_secs, duration=secs)
+    return audio * self._gain(track)
+
   def captions(self, number: int) -> list[str]:
     """Up to `number` different captions of held-out tracks, different genres first."""
     known = dict.fromkeys(track.caption for track in self._by_genre(0) if track.caption)
@@ -169,11 +183,11 @@ class PreparedData:
     for tokens, info in read_split(self.folder, split):
       yield TokenRecord(info.track_id, tokens.acoustic_tokens, tokens.style_tokens)
 
-  def _by_genre(self, secs: float) -> list[Track]:
-    """Held-out tracks, one of each genre in turn; those long enough come first."""
+  def _by_genre(self, secs: float, split: str | None = None) -> list[Track]:
+    """Tracks of a split, one of each genre in turn; those long enough come first."""
     genres: dict[str, list[Track]] = {}
     for track in self._tracks:
-      if track.split == self.split:
+      if track.split == (split or self.split):
         genres.setdefault(track.genre, []).append(track)
     turns = itertools.zip_longest(*genres.values())
     ordered = [track for turn in turns for track in turn if track is not None]

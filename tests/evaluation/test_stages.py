@@ -66,6 +66,11 @@ def test_token_stage_by_hand():
   assert conditions['style masked'] == pytest.approx(-np.log(0.7), rel=1e-6)
   assert conditions["another track's context"] == pytest.approx(-np.log(0.1), rel=1e-6)
   assert sum(counted) == token_stage.num_rows(2, 4, 2)
+  np.testing.assert_allclose(result['positions']['rows']['good'], [-np.log(0.7)] * 2, rtol=1e-6)
+  assert result['examples']['tracks'] == ['a', 'b', 'a', 'b']
+  np.testing.assert_allclose(
+    result['examples']['coarse']['unigram'], -np.log([3 / 8, 2 / 8] * 2), rtol=1e-6
+  )
 
 
 def test_scores_do_not_depend_on_the_batch_size():
