@@ -23,7 +23,16 @@ _MIN_HELD_OUT = flags.DEFINE_integer(
   'min_held_out', 2, 'Least number of tracks in each held-out split of a small catalog.'
 )
 _REQUIRE_STEREO = flags.DEFINE_bool('require_stereo', False, 'Set mono files aside.')
-_NUM_SHARDS = flags.DEFINE_integer('num_shards', None, 'Shards of each split; chosen by default.')
+_CODEC_LEVELS = flags.DEFINE_integer(
+  'codec_levels', None, 'Codec levels kept in the records, at least 16. All (64) by default, as v1.'
+)
+_COMPRESSION = flags.DEFINE_enum(
+  'compression', '', ['', 'GZIP'], 'Of the shards. GZIP: a third of the size; not for v1 and TFDS.'
+)
+_SHARD_MIB = flags.DEFINE_integer('shard_mib', 128, 'Most MiB of a shard, before compression.')
+_NUM_SHARDS = flags.DEFINE_integer(
+  'num_shards', None, 'Shards of each split; by --shard_mib if left out.'
+)
 _SEED = flags.DEFINE_integer(
   'seed', 0, 'Of the order of records, and of the splits until a manifest keeps them.'
 )
@@ -42,7 +51,7 @@ def main(argv):
 
   startup.begin(_ASSETS_DIR.value)
   # Heavy imports come after the flags, so that --help answers at once.
-  from preprocessing import corpus, features, quality
+  from preprocessing import corpus, features, quality, shards
 
   began = time.monotonic()
   with startup.plain_errors('prepare.py'):
@@ -61,7 +70,12 @@ def main(argv):
       validation_fraction=_VALIDATION.value,
       test_fraction=_TEST.value,
       min_held_out=_MIN_HELD_OUT.value,
-      num_shards=_NUM_SHARDS.value,
+      format=shards.RecordFormat(
+        codec_levels=_CODEC_LEVELS.value,
+        compression=_COMPRESSION.value,
+        shard_bytes=_SHARD_MIB.value << 20,
+        num_shards=_NUM_SHARDS.value,
+      ),
       seed=_SEED.value,
       beam_args=tuple(_BEAM.value),
     )

@@ -51,6 +51,8 @@ REQUIREMENTS = [
   'tqdm>=4.66,<5',
 ]
 
+DASK = ['dask>=2024.4.2,<2027', 'distributed>=2024.4.2,<2027']
+
 setuptools.setup(
   name='woodshed',
   version='0.1.0',
@@ -83,7 +85,8 @@ setuptools.setup(
     ],
     'browser': ['playwright>=1.50,<2'],  # Drives a Chromium that is there, in slow tests.
     'litert': ['ai-edge-litert>=2.0,<3'],  # Runs the TFLite files of Magenta RealTime v2.
-    'test': ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9'],
+    'dask': DASK,  # prepare.py --beam=--runner=DaskRunner
+    'test': ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9', *DASK],
     'docs': ['mkdocs>=1.6,<2', 'mkdocs-material>=9.5,<10'],
   },
 )

@@ -7,7 +7,6 @@ costs only what is new.
 
 import collections
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -18,7 +17,7 @@ from typing import Any
 from absl import logging
 from tqdm import tqdm
 
-from preprocessing import dataset, features, manifest, parts, quality
+from preprocessing import dataset, features, manifest, parts, quality, shards, units
 
 REJECTS_FILE = 'rejects.jsonl'
 
@@ -39,8 +38,8 @@ class PrepareOptions:
     validation_fraction, test_fraction: shares of the tracks.
     min_held_out: tracks in each held-out split of a small catalog.
     seed: of the splits and of the order of the records.
-    num_shards: of each split; None chooses by size.
-    beam_args: options of the Beam runner; () runs in this process.
+    format: of the records.
+    beam_args: options of the Beam runner; () runs in this process, a thread for each core.
     source: what the manifest says where the files are from; '' takes the folder's name.
   """
 
@@ -57,7 +56,7 @@ class PrepareOptions:
   test_fraction: float = 0.05
   min_held_out: int = manifest.MIN_HELD_OUT_TRACKS
   seed: int = 0
-  num_shards: int | None = None
+  format: shards.RecordFormat = shards.RecordFormat()
   beam_args: tuple[str, ...] = ()
   source: str = ''
 
@@ -75,8 +74,7 @@ class PrepareOptions:
       )
     if not re.fullmatch(r'\d+\.\d+\.\d+', self.version):
       raise ValueError(f'version={self.version!r} is not of the form 1.0.0.')
-    if self.num_shards is not None and self.num_shards < 1:
-      raise ValueError(f'num_shards={self.num_shards} must be at least 1.')
+    self.format.check()
     if self.min_held_out < 0:
       raise ValueError(f'min_held_out={self.min_held_out} must be at least 0.')
     manifest.check_fractions(self.validation_fraction, self.test_fraction)
@@ -116,15 +114,13 @@ def prepare_corpus(options: PrepareOptions, load_models: Callable | None = None)
   Raises:
     ValueError, FileNotFoundError: wrong options, no audio, or nothing usable in it.
   """
-  from preprocessing import pipeline
-
   # Check everything that can be checked before the long work.
   options.check()
   output = pathlib.Path(options.output_dir).expanduser().absolute()
   if options.audio_dir is not None:
     manifest.find_audio_files(options.audio_dir)
-  loader = load_models or pipeline.load_models
-  codec, style = pipeline.worker_models(loader, options.codec, options.style)
+  loader = load_models or units.load_models
+  codec, style = units.worker_models(loader, options.codec, options.style)
   settings = parts.TokenSettings(
     codec.content_hash, style.content_hash, options.clips, options.limits
   )
@@ -137,7 +133,12 @@ def prepare_corpus(options: PrepareOptions, load_models: Callable | None = None)
   markers = dataset.tokenize(tracks, settings, options, loader, output)
 
   # Splits over what is left; then the order of the records.
-  good = [track for track in tracks if not markers[track.track_id].reason]
+  good = [
+    # The decoded length, by which the records are counted.
+    dataclasses.replace(track, duration_secs=marker.duration_secs)
+    for track in tracks
+    if not (marker := markers[track.track_id]).reason
+  ]
   rejects += [
     manifest.Reject(track.path, marker.reason, marker.detail)
     for track in tracks
@@ -154,7 +155,7 @@ def prepare_corpus(options: PrepareOptions, load_models: Callable | None = None)
     seed=options.seed,
   )
   manifest.write_manifest(output / manifest.MANIFEST_FILE, good)
-  clips = dataset.order_clips(good, markers, settings, options.seed)
+  clips = dataset.order_clips(good, markers, settings, options)
 
   # Shards, metadata, statistics; the completion marker comes last.
   stats = _statistics(good, markers, rejects, clips, settings, options)
@@ -177,7 +178,7 @@ def _statistics(
   tracks: Sequence[manifest.Track],
   markers: dict[str, parts.PartMarker],
   rejects: Sequence[manifest.Reject],
-  clips: dict[str, list],
+  clips: dict[str, shards.SplitOrder],
   settings: parts.TokenSettings,
   options: PrepareOptions,
 ) -> dict[str, Any]:
@@ -186,10 +187,6 @@ def _statistics(
   counts = collections.Counter(track.split for track in tracks)
   for track in tracks:
     seconds[track.split] += markers[track.track_id].duration_secs
-  listing = [
-    [split, *dataclasses.astuple(clip)] for split, members in clips.items() for clip in members
-  ]
-  identity = [listing, options.name, options.version, options.num_shards]
   hours = sum(seconds.values()) / 3600
   return {
     'name': options.name,
@@ -213,8 +210,9 @@ def _statistics(
     'style_hash': settings.style_hash,
     'clips': dataclasses.asdict(settings.clips),
     'limits': dataclasses.asdict(settings.limits),
+    'format': dataclasses.asdict(options.format),
     'seed': options.seed,
-    'fingerprint': hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+    'fingerprint': dataset.fingerprint(clips, options),
   }
 
 

@@ -1,161 +1,254 @@
 """From tracks to a data set: tokens of each track, the order of the records, shards and metadata.
 
-Work units go through `preprocessing.pipeline`; what was done is seen from the files, so that a run
-that was killed goes on.
+Work goes through `preprocessing.pipeline` as ranges of plan files. What was done is seen from the
+files, and the records are counted against the manifest, whatever a runner says.
 """
 
 from __future__ import annotations
 
 import collections
-import functools
 import hashlib
 import json
-import pathlib
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from etils import epath
 from tqdm import tqdm
 
-from preprocessing import manifest, parts
+from preprocessing import features, manifest, parts, shards, units, work
 
 if TYPE_CHECKING:
   from preprocessing.corpus import PrepareOptions
 
 PARTS_DIR = 'parts'
+PLANS_DIR = 'plans'
+# Outcomes that another run may turn into tokens.
+_WORTH_ANOTHER_TRY = ('failed', 'unreadable', 'changed')
+_BUILDING = 'BUILDING'
 
 
 def tokenize(
   tracks: Sequence[manifest.Track],
   settings: parts.TokenSettings,
   options: PrepareOptions,
-  loader: Callable,
-  output: pathlib.Path,
+  loader: units.ModelLoader,
+  output: epath.PathLike,
 ) -> dict[str, parts.PartMarker]:
-  """Runs the tokenizer over all tracks; returns the outcome by track_id."""
+  """Runs the tokenizer over all tracks; returns the outcome by track_id.
+
+  Raises:
+    RuntimeError: the runner ended well and tracks are missing all the same.
+  """
   from preprocessing import pipeline
 
-  parts_dir = str(output / PARTS_DIR)
-  units, secs = {}, {}
-  for track in tracks:
-    key = settings.key(track.sha256)
-    marker = parts.read_marker(parts_dir, key)
-    if marker is not None and marker.reason in ('failed', 'unreadable', 'changed'):
+  parts_dir = str(epath.Path(output) / PARTS_DIR)
+  parts.remove_stale(parts_dir)
+  # The same content twice is one unit of work.
+  by_key = {settings.key(track.sha256): track for track in tracks}
+  markers = parts.read_markers(parts_dir, by_key.keys() & parts.done_keys(parts_dir))
+  for key, marker in markers.items():
+    if marker is None or marker.reason in _WORTH_ANOTHER_TRY:
       parts.remove_marker(parts_dir, key)
-    # The same content twice is one unit of work.
-    units[key] = pipeline.TrackUnit(key, track.path, track.sha256)
-    secs[key] = track.duration_secs
-  is_done = functools.partial(pipeline.track_is_done, parts_dir)
-  pending = sum(secs[key] for key, unit in units.items() if not is_done(unit))
-  work = pipeline.TokenizeTrack(parts_dir, settings, options.codec, options.style, loader)
+      markers[key] = None
+  pending = {key: track for key, track in by_key.items() if markers.get(key) is None}
+  # The longest first, so that all workers end at about the same time.
+  longest = sorted(pending.items(), key=lambda item: -item[1].duration_secs)
+  groups = work.deal([units.TrackUnit(key, track.path, track.sha256) for key, track in longest])
   with tqdm(
-    total=round(pending), desc='tokenizing', unit='s', disable=None if pending else True
-  ) as bar:
-    pipeline.run_units(
-      list(units.values()),
-      work,
-      is_done,
-      beam_args=options.beam_args or pipeline.DEFAULT_BEAM_ARGS,
-      progress=lambda unit: bar.update(round(secs[unit.key], 1)),
-    )
-  return {
-    track.track_id: parts.read_marker(parts_dir, settings.key(track.sha256)) for track in tracks
-  }
+    total=round(sum(track.duration_secs for track in pending.values())),
+    desc='tokenizing', unit='s', disable=None if pending else True,
+  ) as bar:  # fmt: skip
+    seen: set[str] = set()
+
+    def look():
+      new = (parts.done_keys(parts_dir) & pending.keys()) - seen
+      seen.update(new)
+      bar.update(round(sum(pending[key].duration_secs for key in new), 1))
+
+    if pending:
+      plan = epath.Path(output) / PLANS_DIR / 'tracks.jsonl'
+      ranges = work.write_plan(plan, (('', map(units.as_line, group)) for group in groups))
+      how = units.TrackWork(parts_dir, settings, options.codec, options.style, loader)
+      pipeline.run_ranges(
+        ranges, pipeline.TokenizeTracks(how), beam_args=options.beam_args, look=look
+      )
+  markers |= parts.read_markers(parts_dir, pending)
+  _refuse_missing([pending[key].path for key in pending if markers[key] is None], len(pending))
+  return {track.track_id: markers[settings.key(track.sha256)] for track in tracks}
 
 
 def order_clips(
   tracks: Sequence[manifest.Track],
   markers: dict[str, parts.PartMarker],
   settings: parts.TokenSettings,
-  seed: int,
-) -> dict[str, list]:
-  """The clips of each split, shuffled by a hash of (seed, track, clip)."""
-  from preprocessing import pipeline
+  options: PrepareOptions,
+) -> dict[str, shards.SplitOrder]:
+  """The records of each split in their order, counted against the manifest.
 
+  Raises:
+    RuntimeError: the parts of a track have other clips than its length in the manifest asks for.
+  """
   by_split = collections.defaultdict(list)
   for track in tracks:
-    for number in range(len(markers[track.track_id].clip_starts)):
-      name = f'{seed}/{track.track_id}/{number}'
-      rank = hashlib.sha256(name.encode()).hexdigest()
-      by_split[track.split].append((rank, number, track))
-  ordered = {}
-  for split in manifest.SPLITS:
-    if by_split[split]:
-      ordered[split] = [
-        pipeline.ShardClip(
-          settings.key(track.sha256), number, index, track.track_id, track.caption, track.licence
-        )
-        for index, (_, number, track) in enumerate(
-          sorted(by_split[split], key=lambda item: item[:2])
-        )
-      ]
-  return ordered
+    planned = features.plan_clips(track.duration_secs, settings.clips, track.sha256)
+    found = markers[track.track_id].clip_starts
+    if tuple(start for start, _ in planned) != tuple(found):
+      raise RuntimeError(
+        f'{track.path} ({track.duration_secs} s) should have {len(planned)} clips, its part '
+        f'{settings.key(track.sha256)} has {len(found)}. Delete that part and run again.'
+      )
+    if found:
+      by_split[track.split].append(track)
+  return {
+    split: shards.shuffle(
+      by_split[split],
+      [settings.key(track.sha256) for track in by_split[split]],
+      [markers[track.track_id].clip_frames for track in by_split[split]],
+      options.seed,
+      options.format.codec_levels,
+    )
+    for split in manifest.SPLITS
+    if by_split[split]
+  }
+
+
+def fingerprint(clips: dict[str, shards.SplitOrder], options: PrepareOptions) -> str:
+  """Identifies records and shards to the last bit, before they are written."""
+  digest = hashlib.sha256()
+  identity = [options.name, options.version, options.format.__dict__]
+  digest.update(json.dumps(identity, sort_keys=True).encode())
+  for split, order in clips.items():
+    digest.update(json.dumps([split, len(order)]).encode())
+    for clip in order.clips():
+      digest.update(json.dumps(list(vars(clip).values())).encode())
+  return digest.hexdigest()
 
 
 def write_dataset(
-  clips: dict[str, list], stats: dict[str, Any], options: PrepareOptions, output: pathlib.Path
+  clips: dict[str, shards.SplitOrder],
+  stats: dict[str, Any],
+  options: PrepareOptions,
+  output: epath.PathLike,
 ) -> bool:
-  """Writes shards and metadata beside the final folder, then puts them in place.
+  """Writes shards and metadata; the completion marker comes last.
+
+  Locally all is made beside the final folder and then renamed. In a bucket, where nothing can be
+  renamed, it is made in place: the folder is whole once it bears the completion marker.
 
   Returns:
     False where the folder holds exactly this data set already.
-  """
-  from preprocessing import pipeline
 
-  final = options.dataset_dir
+  Raises:
+    RuntimeError: shards are missing, or do not hold as many records as they should.
+  """
+  final = epath.Path(options.dataset_dir)
   if _completed_fingerprint(final) == stats['fingerprint']:
     return False
   from preprocessing import records
 
-  building = final.with_name(f'.{final.name}.{stats["fingerprint"][:12]}')
-  building.mkdir(parents=True, exist_ok=True)
-  units, lengths = [], {}
-  for split, members in clips.items():
-    count = options.num_shards or records.num_shards_for(len(members))
-    lengths[split] = [len(members[shard::count]) for shard in range(count)]
-    units += [
-      pipeline.ShardUnit(
-        str(building / records.shard_name(options.name, split, shard, count)),
-        tuple(members[shard::count]),
-      )
-      for shard in range(count)
-    ]
-  with tqdm(total=len(units), desc='writing records', unit='shard') as bar:
-    pipeline.run_units(
-      units,
-      pipeline.WriteShard(str(output / PARTS_DIR)),
-      pipeline.shard_is_done,
-      beam_args=options.beam_args or pipeline.DEFAULT_BEAM_ARGS,
-      progress=lambda unit: bar.update(1),
-    )
-  for unit in units:
-    found = records.count_records(unit.path)
-    if found != len(unit.clips):
-      raise RuntimeError(
-        f'{unit.path} has {found} records, the manifest gives {len(unit.clips)}. '
-        f'Delete {building} and run again.'
-      )
+  building = _building_folder(final, stats['fingerprint'])
+  lengths = _write_shards(clips, options, output, building)
   records.write_metadata(building, options.name, options.version, lengths, stats['about'])
-  manifest_copy = building / manifest.MANIFEST_FILE
-  shutil.copyfile(output / manifest.MANIFEST_FILE, manifest_copy)
+  manifest_text = (epath.Path(output) / manifest.MANIFEST_FILE).read_bytes()
+  with parts.atomic_file(building / manifest.MANIFEST_FILE) as file:
+    file.write(manifest_text)
   records.write_json(building / records.STATS_FILE, stats)
+  (building / _BUILDING).unlink(missing_ok=True)
   records.write_json(building / records.COMPLETION_MARKER, {'fingerprint': stats['fingerprint']})
   _put_in_place(building, final)
   return True
 
 
-def _put_in_place(building: pathlib.Path, final: pathlib.Path):
+def _write_shards(
+  clips: dict[str, shards.SplitOrder],
+  options: PrepareOptions,
+  output: epath.PathLike,
+  building: epath.Path,
+) -> dict[str, list[int]]:
+  """Writes what is missing of the shards; returns the records of each, by split."""
+  from preprocessing import pipeline, records
+
+  layout = [
+    (split, order, shard, count)
+    for split, order in clips.items()
+    for count in [options.format.count_shards(len(order), order.num_bytes)]
+    for shard in range(count)
+  ]
+  plan = work.write_plan(
+    epath.Path(output) / PLANS_DIR / 'shards.jsonl',
+    (
+      (
+        str(building / shards.shard_name(options.name, split, shard, count)),
+        map(units.as_line, order.clips(shard, count)),
+      )
+      for split, order, shard, count in layout
+    ),
+  )
+  there = {path.name for path in building.iterdir()}
+  missing = [shard for shard in plan if epath.Path(shard.target).name not in there]
+  compression = options.format.compression
+  how = units.ShardWork(
+    str(epath.Path(output) / PARTS_DIR), options.format.codec_levels, compression
+  )
+  with tqdm(total=len(missing), desc='writing records', unit='shard') as bar:
+    names = {epath.Path(shard.target).name for shard in missing}
+
+    def look():
+      bar.update(sum(path.name in names for path in building.iterdir()) - bar.n)
+
+    pipeline.run_ranges(missing, pipeline.WriteShards(how), beam_args=options.beam_args, look=look)
+  there = {path.name for path in building.iterdir()}
+  _refuse_missing([s.target for s in plan if epath.Path(s.target).name not in there], len(missing))
+  lengths: dict[str, list[int]] = collections.defaultdict(list)
+  for shard, (split, *_) in zip(plan, layout, strict=True):
+    found = records.count_records(shard.target, compression)
+    if found != shard.count:
+      raise RuntimeError(
+        f'{shard.target} has {found} records, the manifest gives {shard.count}. '
+        f'Delete it and run again.'
+      )
+    lengths[split].append(found)
+  return dict(lengths)
+
+
+def _refuse_missing(missing: Sequence[str], asked: int):
+  if missing:
+    raise RuntimeError(
+      f'{len(missing)} of {asked} work units are missing after the run, e.g. {missing[0]}. '
+      'Run again to complete them; if it stays so, this runner loses data.'
+    )
+
+
+def _building_folder(final: epath.Path, wanted: str) -> epath.Path:
+  """Where the data set of this fingerprint is made; shards of another one are not in it."""
+  if parts.is_local(final):
+    building = final.with_name(f'.{final.name}.{wanted[:12]}')
+    building.mkdir(parents=True, exist_ok=True)
+    return building
+  mark = final / _BUILDING
+  if not mark.exists() or mark.read_text() != wanted:
+    if final.exists():
+      final.rmtree()
+    final.mkdir(parents=True, exist_ok=True)
+    mark.write_text(wanted)
+  return final
+
+
+def _put_in_place(building: epath.Path, final: epath.Path):
+  if building == final:
+    return
   if final.exists():
     old = final.with_name(f'.{final.name}.old')
-    shutil.rmtree(old, ignore_errors=True)
+    if old.exists():
+      old.rmtree()
     final.rename(old)
   building.rename(final)
   # What was being built from an earlier state of the corpus and never finished.
   for stale in final.parent.glob(f'.{final.name}.*'):
-    shutil.rmtree(stale, ignore_errors=True)
+    stale.rmtree(missing_ok=True)
 
 
-def _completed_fingerprint(folder: pathlib.Path) -> str | None:
+def _completed_fingerprint(folder: epath.Path) -> str | None:
   try:
     return json.loads((folder / 'COMPLETED').read_text())['fingerprint']
   except (FileNotFoundError, json.JSONDecodeError, KeyError):

@@ -1,249 +1,143 @@
-"""The Beam graph: a list of work units, spread over workers, each unit done whole or not at all.
+"""The Beam graph: ranges of a plan file, spread over workers, each unit done whole or not at all.
 
-The graph is linear (some runners lose branches) and carries descriptions of work only: paths,
-ranges, keys. Results are files; what was done is seen from the files, not from what the graph
-returns. Both stages of preparation run through here: a unit is a track to tokenize, or a shard to
-put together.
+The graph is linear (some runners lose branches) and carries descriptions of work only: a path and
+a range of bytes. Results are files; what was done is seen from the files, not from what the graph
+returns or counts.
 """
 
-import dataclasses
-import functools
+import errno
+import importlib
 import os
-import pathlib
 import threading
-import traceback
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import apache_beam as beam
-from absl import logging
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
-from models.spec import MAGENTA_RT_V1, LiveMusicSpec
-from preprocessing import audio, features, manifest, parts, quality
+from preprocessing import units, work
 
-DEFAULT_BEAM_ARGS = ('--runner=DirectRunner', '--direct_running_mode=in_memory')
 # Beam's own DirectRunner first tries to download the Prism binary. This is the runner that it falls
 # back to; it knows the same modes and touches no network.
 _LOCAL_RUNNER = 'apache_beam.runners.portability.fn_api_runner.FnApiRunner'
+_DASK_RUNNER = 'apache_beam.runners.dask.dask_runner.DaskRunner'
 _POLL_SECS = 0.5
-
-ModelLoader = Callable[[str, str], tuple[features.Codec, features.StyleModel]]
-
-
-def load_models(codec: str, style: str) -> tuple[features.Codec, features.StyleModel]:
-  """Loads codec and style model by bundled name or path."""
-  from models.musiccoca import MusicCoCa
-  from models.spectrostream import SpectroStream
-
-  return SpectroStream.load(codec), MusicCoCa.load(style)
+# Runners pass on what a worker raised as words.
+_FULL_DISK = {os.strerror(code): code for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
+# A look at what is done may take at most this share of the time.
+_LOOKING_SHARE = 0.02
 
 
-_LOADING = threading.Lock()
+class TokenizeTracks(beam.DoFn):
+  """Ranges of track units -> parts and markers. Gives the number of units done, for each range."""
+
+  def __init__(self, how: units.TrackWork):
+    self._how = how
+
+  def process(self, part: work.WorkRange):
+    yield sum(self._how.do(units.TrackUnit(**line)) for line in work.read_range(part))
 
 
-@functools.lru_cache(maxsize=1)
-def _cached_models(loader: ModelLoader, codec: str, style: str):
-  return loader(codec, style)
+class WriteShards(beam.DoFn):
+  """Ranges of a shard's clips -> TFRecord files, each under its name only when whole."""
 
+  def __init__(self, how: units.ShardWork):
+    self._how = how
 
-def worker_models(loader: ModelLoader, codec: str, style: str):
-  """The models of this worker process: loaded at the first call, then shared by its threads."""
-  with _LOADING:
-    return _cached_models(loader, codec, style)
-
-
-@dataclasses.dataclass(frozen=True)
-class TrackUnit:
-  """One track to tokenize."""
-
-  key: str
-  path: str
-  sha256: str
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardClip:
-  """One record of a shard: where its tokens lie, and what stands beside them."""
-
-  key: str
-  number: int
-  index: int
-  track_id: str
-  caption: str
-  licence: str
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardUnit:
-  """One shard to put together."""
-
-  path: str
-  clips: tuple[ShardClip, ...]
-
-
-class TokenizeTrack(beam.DoFn):
-  """Track units -> parts and markers. Gives the key of each unit that it did."""
-
-  def __init__(
-    self,
-    parts_dir: str,
-    settings: parts.TokenSettings,
-    codec: str,
-    style: str,
-    loader: ModelLoader = load_models,
-    spec: LiveMusicSpec = MAGENTA_RT_V1,
-  ):
-    self._parts_dir, self._settings, self._spec = parts_dir, settings, spec
-    self._codec_name, self._style_name, self._loader = codec, style, loader
-
-  def process(self, unit: TrackUnit):
-    if parts.read_marker(self._parts_dir, unit.key) is not None:
-      return
-    # Faults of the set-up (no weights, no memory) must stop the run, not reject every file.
-    codec, style = worker_models(self._loader, self._codec_name, self._style_name)
-    if (codec.content_hash, style.content_hash) != (
-      self._settings.codec_hash,
-      self._settings.style_hash,
-    ):
-      raise RuntimeError(f'Worker {os.getpid()} loaded other models than the run was planned for.')
-    try:
-      marker = self._tokenize(unit, codec, style)
-    except audio.AudioError as error:
-      marker = parts.PartMarker(reason=error.reason, detail=str(error))
-    except MemoryError:
-      raise
-    except Exception as error:  # noqa: BLE001  one bad file must not end a long run
-      logging.exception('%s failed', unit.path)
-      detail = traceback.format_exception_only(error)[-1].strip()
-      marker = parts.PartMarker(reason='failed', detail=detail)
-    parts.write_marker(self._parts_dir, unit.key, marker)
-    yield unit.key
-
-  def _tokenize(self, unit: TrackUnit, codec, style) -> parts.PartMarker:
-    options = self._settings.clips
-    try:
-      unchanged = manifest.file_sha256(unit.path) == unit.sha256
-    except OSError as error:
-      raise audio.AudioError('unreadable', f'{unit.path}: {error.strerror}') from error
-    if not unchanged:
-      raise audio.AudioError('changed', f'{unit.path} has changed since the manifest was made')
-    _, found = quality.examine(unit.path, self._settings.limits)
-    gain = features.peak_gain(found.peak, options.peak_dbfs)
-    clips = list(
-      features.tokenize_track(
-        unit.path, found.duration_secs, gain, codec, style, options, self._spec, unit.sha256
-      )
-    )
-    parts.write_part(self._parts_dir, unit.key, clips)
-    return parts.PartMarker(
-      clip_starts=tuple(clip.start_secs for clip in clips),
-      clip_frames=tuple(len(clip.acoustic_tokens) for clip in clips),
-      duration_secs=found.duration_secs,
-      peak=found.peak,
-      rms_dbfs=found.rms_dbfs,
-      true_mono=found.true_mono,
-    )
-
-
-class WriteShard(beam.DoFn):
-  """Shard units -> TFRecord files, each under its name only when whole. Gives the paths."""
-
-  def __init__(self, parts_dir: str):
-    self._parts_dir = parts_dir
-
-  def process(self, unit: ShardUnit):
-    from preprocessing import records
-
-    if os.path.exists(unit.path):
-      return
-    records.write_shard(unit.path, (self._record(clip) for clip in unit.clips))
-    yield unit.path
-
-  def _record(self, clip: ShardClip) -> bytes:
-    from preprocessing import records
-
-    tokens = parts.read_clip(self._parts_dir, clip.key, clip.number)
-    info = records.RecordInfo(
-      clip.index, clip.track_id, tokens.start_secs, clip.caption, clip.licence
-    )
-    return records.encode_record(tokens, info)
+  def process(self, part: work.WorkRange):
+    yield int(self._how.do(part))
 
 
 def pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
-  """Beam's options; a DirectRunner becomes the local runner that downloads nothing."""
+  """Beam's options; a DirectRunner becomes the local runner that downloads nothing.
+
+  Without a mode of its own, the local runner gets a thread for each core: they share the models.
+
+  Raises:
+    ValueError: an option that Beam does not know (Beam itself drops it), or a runner whose
+      packages are not installed.
+  """
   options = PipelineOptions(list(beam_args))
   standard = options.view_as(StandardOptions)
-  if standard.runner is None or standard.runner.lower() in ('directrunner', 'direct'):
+  runner = (standard.runner or 'DirectRunner').lower()
+  if runner in ('daskrunner', 'dask'):
+    standard.runner = _DASK_RUNNER
+    try:
+      importlib.import_module(_DASK_RUNNER.rpartition('.')[0])  # Brings its options with it.
+    except ImportError as error:
+      raise ValueError(
+        f"DaskRunner needs packages: pip install 'woodshed[dask]' ({error})."
+      ) from error
+  elif runner in ('directrunner', 'direct'):
     standard.runner = _LOCAL_RUNNER
+    direct = options.view_as(DirectOptions)
+    if not any('direct_running_mode' in argument for argument in beam_args):
+      direct.direct_running_mode = 'multi_threading'
+      if not any('direct_num_workers' in argument for argument in beam_args):
+        direct.direct_num_workers = os.cpu_count() or 1
+  known = options.get_all_options(retain_unknown_options=False)
+  unknown = options.get_all_options(retain_unknown_options=True).keys() - known.keys()
+  if unknown:
+    raise ValueError(
+      f'Beam has no option --{sorted(unknown)[0]} for {standard.runner}. Those of DirectRunner are '
+      '--direct_running_mode and --direct_num_workers; docs/prepare.md has examples of others.'
+    )
   return options
 
 
-def run_units(
-  units: Sequence[Any],
-  work: beam.DoFn,
-  is_done: Callable[[Any], bool],
+def build(ranges: Sequence[work.WorkRange], do: beam.DoFn, pipeline: beam.Pipeline):
+  """The graph: ranges, spread over workers, worked on. No branch, no second output."""
+  return (
+    pipeline
+    | 'Ranges' >> beam.Create(list(ranges))
+    | 'Spread' >> beam.Reshuffle()
+    | 'Work' >> beam.ParDo(do)
+  )
+
+
+def run_ranges(
+  ranges: Sequence[work.WorkRange],
+  do: beam.DoFn,
   *,
-  beam_args: Sequence[str] = DEFAULT_BEAM_ARGS,
-  progress: Callable[[Any], None] = lambda unit: None,
+  beam_args: Sequence[str] = (),
+  look: Callable[[], None] = lambda: None,
 ):
-  """Does the units that are not done yet, on any Beam runner.
+  """Works through ranges on any Beam runner; returns when it says that it is done.
+
+  Whether it did everything is for the caller to see from the files.
 
   Args:
-    units: descriptions of work, small and picklable.
-    work: does one unit; leaves files behind.
-    is_done: tells from the files whether a unit is done.
+    ranges: of plan files that workers can read.
+    do: does one range; leaves files behind.
     beam_args: options of the runner.
-    progress: is called in this process with each unit that has been done.
+    look: is called in this process now and then, and once at the end: to show progress.
 
   Raises:
-    RuntimeError: the runner ended well and units are missing all the same.
+    OSError: a worker has no room left to write.
+    RuntimeError: any other error of a worker.
   """
-  pending = [unit for unit in units if not is_done(unit)]
-  if not pending:
+  if not ranges:
     return
   finished = threading.Event()
-  watcher = threading.Thread(
-    target=_watch, args=(list(pending), is_done, progress, finished), daemon=True
-  )
+  watcher = threading.Thread(target=_watch, args=(look, finished), daemon=True)
   watcher.start()
   try:
     with beam.Pipeline(options=pipeline_options(beam_args)) as pipeline:
-      _ = (
-        pipeline
-        | 'Units' >> beam.Create(pending)
-        | 'Spread' >> beam.Reshuffle()
-        | 'Work' >> beam.ParDo(work)
-      )
+      build(ranges, do, pipeline)
+  except (RuntimeError, OSError) as error:
+    code = next((code for words, code in _FULL_DISK.items() if words in str(error)), None)
+    if code is None:
+      raise
+    raise OSError(code, os.strerror(code), os.path.dirname(ranges[0].plan)) from error
   finally:
     finished.set()
     watcher.join()
-  missing = [unit for unit in pending if not is_done(unit)]
-  if missing:
-    raise RuntimeError(
-      f'{len(missing)} of {len(pending)} work units are missing after the run, e.g. {missing[0]}. '
-      'Run again to complete them; if it stays so, this runner loses data.'
-    )
 
 
-def _watch(pending: list, is_done, progress, finished: threading.Event):
-  while pending:
-    last_look = finished.is_set()
-    done = [unit for unit in pending if is_done(unit)]
-    for unit in done:
-      progress(unit)
-    gone = set(map(id, done))
-    pending = [unit for unit in pending if id(unit) not in gone]
-    if last_look:
-      return
-    finished.wait(_POLL_SECS)
-
-
-def track_is_done(parts_dir: str | pathlib.Path, unit: TrackUnit) -> bool:
-  """Whether a track has its marker."""
-  return parts.part_path(parts_dir, unit.key).with_suffix('.json').exists()
-
-
-def shard_is_done(unit: ShardUnit) -> bool:
-  """Whether a shard lies under its name; it is renamed to it only when whole."""
-  return os.path.exists(unit.path)
+def _watch(look: Callable[[], None], finished: threading.Event):
+  wait = _POLL_SECS
+  while not finished.wait(wait):
+    began = time.monotonic()
+    look()
+    wait = max(_POLL_SECS, (time.monotonic() - began) / _LOOKING_SHARE)
+  look()

@@ -1,28 +1,34 @@
 """Token records: Magenta RT v1's TFRecord features and ours, as a folder that TFDS opens too.
 
 Record i of a split lies in shard i mod S at place i // S. The completion marker is written last.
+Folders are local or, by etils.epath, in a bucket.
 """
 
 import dataclasses
+import gzip
 import json
 import math
 import os
-import pathlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import tensorflow as tf
+from etils import epath
 
 from preprocessing import parts
 from preprocessing.features import ClipTokens
+from preprocessing.shards import shard_name
+
+__all__ = [
+  'COMPLETION_MARKER', 'STATS_FILE', 'RecordInfo', 'compression_of', 'count_records',
+  'decode_record', 'encode_record', 'read_shards', 'read_split', 'shard_name', 'split_shards',
+  'write_json', 'write_metadata', 'write_shard',
+]  # fmt: skip
 
 COMPLETION_MARKER = 'COMPLETED'
 STATS_FILE = 'stats.json'
-# A shard of this many clips of 30 s has about 50 MB.
-RECORDS_PER_SHARD = 256
-_MAX_SHARDS_OF_SMALL_CORPORA = 8
-_MIN_RECORDS_PER_SHARD = 4
 
 _SERIALIZED = {
   'acoustic_tokens': tf.int32,
@@ -49,10 +55,18 @@ class RecordInfo:
   licence: str = ''
 
 
-def encode_record(tokens: ClipTokens, info: RecordInfo) -> bytes:
-  """One serialized tf.train.Example; tensors are serialized TensorProtos, integers int32."""
+def encode_record(
+  tokens: ClipTokens, info: RecordInfo, codec_levels: int | None = None
+) -> bytes:
+  """One serialized tf.train.Example; tensors are serialized TensorProtos, integers int32.
+
+  Args:
+    tokens: of a clip.
+    info: stands beside them.
+    codec_levels: the first levels, which are kept; None keeps all.
+  """
   features = {
-    'acoustic_tokens': _tensor(tokens.acoustic_tokens, np.int32),
+    'acoustic_tokens': _tensor(tokens.acoustic_tokens[:, :codec_levels], np.int32),
     'style_tokens': _tensor(tokens.style_tokens, np.int32),
     'style_embeddings': _tensor(tokens.style_embeddings, np.float32),
     'index': tf.train.Feature(int64_list=tf.train.Int64List(value=[info.index])),
@@ -93,68 +107,90 @@ def _bytes(value: bytes) -> tf.train.Feature:
   return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
 
-def num_shards_for(num_records: int) -> int:
-  """A power of two: few for small corpora, about `RECORDS_PER_SHARD` records each in large ones."""
-  small = min(_MAX_SHARDS_OF_SMALL_CORPORA, max(1, num_records // _MIN_RECORDS_PER_SHARD))
-  small = 2 ** int(math.log2(small))
-  large = 2 ** math.ceil(math.log2(max(1, num_records / RECORDS_PER_SHARD)))
-  return max(small, large)
-
-
-def shard_name(name: str, split: str, shard: int, num_shards: int) -> str:
-  """`<name>-<split>.tfrecord-xxxxx-of-yyyyy`."""
-  return f'{name}-{split}.tfrecord-{shard:05d}-of-{num_shards:05d}'
-
-
-def write_shard(path: str | os.PathLike, records: Iterable[bytes]):
+def write_shard(path: epath.PathLike, records: Iterable[bytes], compression: str = ''):
   """Writes serialized records; the file appears whole and synced, or not at all."""
-  path = pathlib.Path(path)
   with parts.atomic_file(path) as file:
     # TensorFlow opens the temporary file by name; the handle syncs it afterwards.
-    with tf.io.TFRecordWriter(file.name) as writer:
+    with tf.io.TFRecordWriter(file.name, compression) as writer:
       for record in records:
         writer.write(record)
 
 
-def count_records(path: str | os.PathLike) -> int:
+def count_records(path: epath.PathLike, compression: str = '') -> int:
   """Counts the records of a shard by their lengths, without parsing them.
 
   Raises:
     ValueError: the file ends inside a record.
   """
-  size = os.path.getsize(path)
+  path = epath.Path(path)
+  with path.open('rb') as raw:
+    if compression:
+      with gzip.open(raw) as file:
+        return _count(file, math.inf, path)
+    return _count(raw, path.stat().length, path)
+
+
+def _count(file: IO[bytes], size: float, path: epath.Path) -> int:
   position = count = 0
-  with open(path, 'rb') as file:
+  try:
     while position < size:
       file.seek(position)
+      header = file.read(8)
+      if not header and size == math.inf:
+        return count
       # Length (8 bytes), its checksum (4), the record, its checksum (4).
-      position += 16 + int.from_bytes(file.read(8), 'little')
+      position += 16 + int.from_bytes(header, 'little')
       count += 1
+  except EOFError:
+    position = -1
   if position != size:
     raise ValueError(f'{path} ends inside of record {count - 1}.')
   return count
 
 
-def read_shards(paths: Sequence[str | os.PathLike]) -> Iterator[tuple[ClipTokens, RecordInfo]]:
-  """Decodes the records of shards, one shard after the other."""
-  for record in tf.data.TFRecordDataset([os.fspath(path) for path in paths]).as_numpy_iterator():
+def compression_of(folder: epath.PathLike) -> str:
+  """How the shards of a folder are compressed, as its statistics say; '' where there are none."""
+  try:
+    stats = json.loads((epath.Path(folder) / STATS_FILE).read_text())
+  except FileNotFoundError:
+    return ''
+  return stats.get('format', {}).get('compression', '')
+
+
+def read_shards(paths: Sequence[epath.PathLike]) -> Iterator[tuple[ClipTokens, RecordInfo]]:
+  """Decodes the records of shards of one folder, one shard after the other."""
+  if not paths:
+    return
+  compression = compression_of(epath.Path(paths[0]).parent)
+  files = [os.fspath(path) for path in paths]
+  for record in tf.data.TFRecordDataset(files, compression).as_numpy_iterator():
     yield decode_record(record)
 
 
-def read_split(folder: str | os.PathLike, split: str) -> Iterator[tuple[ClipTokens, RecordInfo]]:
+def split_shards(folder: epath.PathLike, split: str) -> list[epath.Path]:
+  """The shards of a split, in order.
+
+  Raises:
+    ValueError: the folder has none.
+  """
+  named = re.compile(rf'.+-{re.escape(split)}\.tfrecord-\d+-of-\d+')
+  shards = sorted(path for path in epath.Path(folder).iterdir() if named.fullmatch(path.name))
+  if not shards:
+    raise ValueError(f'{folder} has no shards of a split {split!r}.')
+  return shards
+
+
+def read_split(folder: epath.PathLike, split: str) -> Iterator[tuple[ClipTokens, RecordInfo]]:
   """Decodes all records of a split, shard by shard; `info.index` tells their place.
 
   Raises:
     ValueError: the folder has no such split.
   """
-  shards = sorted(pathlib.Path(folder).glob(f'*-{split}.tfrecord-*-of-*'))
-  if not shards:
-    raise ValueError(f'{folder} has no shards of a split {split!r}.')
-  yield from read_shards(shards)
+  yield from read_shards(split_shards(folder, split))
 
 
 def write_metadata(
-  folder: pathlib.Path, name: str, version: str, shard_lengths: dict[str, list[int]], about: str
+  folder: epath.Path, name: str, version: str, shard_lengths: dict[str, list[int]], about: str
 ):
   """Makes a folder of shards a TFDS data set.
 
@@ -174,7 +210,7 @@ def write_metadata(
     tfds.core.SplitInfo(
       name=split,
       shard_lengths=lengths,
-      num_bytes=sum(path.stat().st_size for path in folder.glob(f'{name}-{split}.tfrecord-*')),
+      num_bytes=sum(path.stat().length for path in split_shards(folder, split)),
       filename_template=template.replace(split=split),
     )
     for split, lengths in shard_lengths.items()
@@ -198,7 +234,7 @@ def write_metadata(
   )
 
 
-def write_json(path: pathlib.Path, values: dict[str, Any]):
+def write_json(path: epath.PathLike, values: dict[str, Any]):
   """Writes a JSON file, whole or not at all."""
   with parts.atomic_file(path) as file:
     file.write(json.dumps(values, indent=2, ensure_ascii=False).encode() + b'\n')

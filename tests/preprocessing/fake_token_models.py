@@ -1,5 +1,7 @@
 """A codec and a style model that are cheap and tell what they were given."""
 
+import time
+
 import numpy as np
 
 FRAME = 1920
@@ -45,4 +47,16 @@ def load_refusing_work(codec: str, style: str):
     raise AssertionError('nothing is left to encode')
 
   models[0].encode = models[1].embed_windows = refuse
+  return models
+
+
+def load_slow(codec: str, style: str):
+  """Models that take a while for each clip, and no processor."""
+  models = load(codec, style)
+
+  def slow(x, encode=models[0].encode):
+    time.sleep(0.05)
+    return encode(x)
+
+  models[0].encode = slow
   return models

@@ -59,13 +59,6 @@ def test_records_decode_to_what_was_encoded():
     np.testing.assert_array_equal(getattr(tokens, name), getattr(_clip(5), name))
 
 
-@pytest.mark.parametrize(
-  'num_records, shards', [(1, 1), (7, 1), (8, 2), (40, 8), (2000, 8), (2049, 16), (300_000, 2048)]
-)
-def test_number_of_shards(num_records, shards):
-  assert records.num_shards_for(num_records) == shards
-
-
 def test_records_of_a_shard_are_counted_and_a_cut_shard_is_noticed(tmp_path):
   path = tmp_path / 'shard'
   records.write_shard(path, [records.encode_record(_clip(i), _info(i)) for i in range(5)])
