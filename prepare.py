@@ -1,16 +1,49 @@
 """Prepares a folder of music: `python prepare.py --audio_dir=DIR --output_dir=OUT`.
 
-Reads tags, checks quality, splits by work, and writes token records that train.py reads. A file
-that cannot be used is listed in OUT/rejects.jsonl with its reason. Run again, it does what is new.
+Reads tags, checks quality, finds duplicates, splits by work, and writes token records that train.py
+reads. A file that cannot be used is listed in OUT/rejects.jsonl with its reason. Run again, it does
+what is new. Parts of it alone:
+
+  python prepare.py manifest build --audio_dir=DIR --output_dir=OUT
+  python prepare.py manifest build --table=tracks.csv --column=path=File --output_dir=OUT
+  python prepare.py manifest check --manifest=OUT/manifest.jsonl
+  python prepare.py manifest stats --manifest=OUT/manifest.jsonl
 """
 
 import time
 
 from absl import app, flags
 
-_AUDIO_DIR = flags.DEFINE_string('audio_dir', None, 'Folder of audio files, of any nesting.')
-_MANIFEST = flags.DEFINE_string('manifest', None, 'A manifest.jsonl, in place of --audio_dir.')
-_OUTPUT_DIR = flags.DEFINE_string('output_dir', None, 'Where to write.', required=True)
+_AUDIO_DIR = flags.DEFINE_multi_string(
+  'audio_dir', [], 'Folder of audio files, of any nesting; may be repeated. Local, gs:// or s3://.'
+)
+_TABLE = flags.DEFINE_string('table', '', 'A .csv, .tsv or .jsonl of tracks, or of changes.')
+_COLUMN = flags.DEFINE_multi_string(
+  'column', [], 'FIELD=COLUMN of the table, e.g. --column=path=File; may be repeated.'
+)
+_TABLE_ROOT = flags.DEFINE_string('table_root', '', "Folder of the table's relative paths.")
+_MANIFEST = flags.DEFINE_string(
+  'manifest', None, 'A manifest.jsonl. With --audio_dir or --table: they change it.'
+)
+_SOURCE = flags.DEFINE_string('source', '', 'Said of new tracks. Default: the name of the folder.')
+_OUTPUT_DIR = flags.DEFINE_string('output_dir', None, 'Where to write.')
+_LICENCES = flags.DEFINE_list(
+  'licences', [], 'Licences that are let in, e.g. CC0-1.0,CC-BY,public-domain. Default: all.'
+)
+_LICENCE_REQUIRED = flags.DEFINE_bool(
+  'licence_required', False, 'Leave tracks without a licence out.'
+)
+_DUPLICATES = flags.DEFINE_enum(
+  'duplicates', 'keep', ['keep', 'drop_copies', 'drop'],
+  'Keep copies and near-duplicates in one split, or drop copies, or both.',
+)  # fmt: skip
+_NEAR_DUPLICATES = flags.DEFINE_bool(
+  'near_duplicates', True, 'Look for the same recording in other codings, by fingerprints.'
+)
+_LIMIT = flags.DEFINE_multi_string(
+  'limit', [], 'A limit of quality, e.g. --limit=max_clipped_share=0.02; may be repeated.'
+)
+_WORKERS = flags.DEFINE_integer('workers', 0, 'Processes that read files. Default: by cores.')
 _NAME = flags.DEFINE_string('name', 'corpus', 'Name of the data set.')
 _VERSION = flags.DEFINE_string('version', '1.0.0', 'Version of the data set.')
 _CODEC = flags.DEFINE_string('codec', 'tiny', 'SpectroStream: a bundled name or a path.')
@@ -21,6 +54,15 @@ _VALIDATION = flags.DEFINE_float('validation_fraction', 0.1, 'Share of tracks fo
 _TEST = flags.DEFINE_float('test_fraction', 0.05, 'Share of tracks for test.')
 _MIN_HELD_OUT = flags.DEFINE_integer(
   'min_held_out', 2, 'Least number of tracks in each held-out split of a small catalog.'
+)
+_HASHED_OFFSET = flags.DEFINE_bool(
+  'hashed_offset', True, 'Cut clips where a hash of the content says, not at whole clips.'
+)
+_PEAK_DBFS = flags.DEFINE_float(
+  'peak_dbfs', -1.0, 'Peak to which tracks are scaled; their ceiling with --loudness_lufs.'
+)
+_LOUDNESS_LUFS = flags.DEFINE_float(
+  'loudness_lufs', None, 'Integrated loudness to which tracks are scaled, in place of the peak.'
 )
 _REQUIRE_STEREO = flags.DEFINE_bool('require_stereo', False, 'Set mono files aside.')
 _CODEC_LEVELS = flags.DEFINE_integer(
@@ -45,42 +87,88 @@ _BEAM = flags.DEFINE_multi_string(
 
 
 def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f'Unknown argument {argv[1]!r}.')
   from pipelines import startup
 
   startup.begin(_ASSETS_DIR.value)
-  # Heavy imports come after the flags, so that --help answers at once.
-  from preprocessing import corpus, features, quality, shards
+  with startup.plain_errors('prepare.py'):
+    if argv[1:2] == ['manifest']:
+      print(_manifest(argv[2:]))
+    elif len(argv) > 1:
+      raise ValueError(f'{argv[1]!r} is neither a flag nor `manifest`; see --help.')
+    else:
+      print(_prepare())
+
+
+def _manifest(words: list[str]) -> str:
+  from preprocessing import manifest_commands
+
+  if len(words) != 1 or words[0] not in manifest_commands.VERBS:
+    raise ValueError(f'Say `manifest build`, `manifest check` or `manifest stats`, not {words}.')
+  if words[0] != 'build':
+    if not _MANIFEST.value:
+      raise ValueError('--manifest is missing.')
+    if words[0] == 'check':
+      return manifest_commands.check(_MANIFEST.value)
+    return manifest_commands.stats(_MANIFEST.value, _OUTPUT_DIR.value or '')
+  held_out = manifest_commands.SplitOptions(
+    _VALIDATION.value, _TEST.value, _MIN_HELD_OUT.value, _SEED.value
+  )
+  options = _prepare_options().build_options()
+  return manifest_commands.build(options, held_out, _OUTPUT_DIR.value)
+
+
+def _prepare() -> str:
+  from preprocessing import corpus
 
   began = time.monotonic()
-  with startup.plain_errors('prepare.py'):
-    options = corpus.PrepareOptions(
-      output_dir=_OUTPUT_DIR.value,
-      audio_dir=_AUDIO_DIR.value,
-      manifest_path=_MANIFEST.value,
-      name=_NAME.value,
-      version=_VERSION.value,
-      codec=_CODEC.value,
-      style=_STYLE.value,
-      clips=features.ClipOptions(clip_secs=_CLIP_SECS.value, min_clip_secs=_MIN_CLIP_SECS.value),
-      limits=quality.QualityLimits(
-        min_secs=_MIN_CLIP_SECS.value, require_stereo=_REQUIRE_STEREO.value
-      ),
-      validation_fraction=_VALIDATION.value,
-      test_fraction=_TEST.value,
-      min_held_out=_MIN_HELD_OUT.value,
-      format=shards.RecordFormat(
-        codec_levels=_CODEC_LEVELS.value,
-        compression=_COMPRESSION.value,
-        shard_bytes=_SHARD_MIB.value << 20,
-        num_shards=_NUM_SHARDS.value,
-      ),
-      seed=_SEED.value,
-      beam_args=tuple(_BEAM.value),
-    )
-    prepared = corpus.prepare_corpus(options)
-  print(corpus.summary(prepared, time.monotonic() - began))
+  prepared = corpus.prepare_corpus(_prepare_options())
+  return corpus.summary(prepared, time.monotonic() - began)
+
+
+def _prepare_options():
+  # Heavy imports come after the flags, so that --help answers at once.
+  from preprocessing import corpus, features, licences, quality, shards, tables
+
+  if not _OUTPUT_DIR.value:
+    raise ValueError('--output_dir is missing.')
+  return corpus.PrepareOptions(
+    output_dir=_OUTPUT_DIR.value,
+    audio_dir=tuple(_AUDIO_DIR.value),
+    manifest_path=_MANIFEST.value,
+    table=_TABLE.value,
+    columns=tables.parse_columns(_COLUMN.value),
+    table_root=_TABLE_ROOT.value,
+    source=_SOURCE.value,
+    licence_policy=licences.parse_policy(_LICENCES.value, _LICENCE_REQUIRED.value),
+    duplicates=_DUPLICATES.value,
+    near_duplicates=_NEAR_DUPLICATES.value,
+    num_workers=_WORKERS.value,
+    name=_NAME.value,
+    version=_VERSION.value,
+    codec=_CODEC.value,
+    style=_STYLE.value,
+    clips=features.ClipOptions(
+      clip_secs=_CLIP_SECS.value,
+      min_clip_secs=_MIN_CLIP_SECS.value,
+      peak_dbfs=_PEAK_DBFS.value,
+      loudness_lufs=_LOUDNESS_LUFS.value,
+      hashed_offset=_HASHED_OFFSET.value,
+    ),
+    limits=quality.parse_limits(
+      _LIMIT.value, min_secs=_MIN_CLIP_SECS.value, require_stereo=_REQUIRE_STEREO.value
+    ),
+    validation_fraction=_VALIDATION.value,
+    test_fraction=_TEST.value,
+    min_held_out=_MIN_HELD_OUT.value,
+    format=shards.RecordFormat(
+      codec_levels=_CODEC_LEVELS.value,
+      compression=_COMPRESSION.value,
+      shard_bytes=_SHARD_MIB.value << 20,
+      num_shards=_NUM_SHARDS.value,
+    ),
+    seed=_SEED.value,
+    beam_args=tuple(_BEAM.value),
+  )
 
 
 if __name__ == '__main__':

@@ -7,19 +7,29 @@ costs only what is new.
 
 import collections
 import dataclasses
-import json
-import os
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import logging
 from tqdm import tqdm
 
-from preprocessing import dataset, features, manifest, parts, quality, shards, units
+from preprocessing import (
+  dataset,
+  features,
+  licences,
+  manifest,
+  manifest_build,
+  parts,
+  quality,
+  scan,
+  shards,
+  splits,
+  units,
+)
 
-REJECTS_FILE = 'rejects.jsonl'
+REJECTS_FILE = manifest.REJECTS_FILE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +38,10 @@ class PrepareOptions:
 
   Attributes:
     output_dir: where everything goes.
-    audio_dir: folder of audio files; or
-    manifest_path: a manifest made before, in place of a folder.
+    audio_dir: folder of audio files, or several.
+    manifest_path: a manifest made before. Alone, it is taken as it is; with a folder or a table,
+      they change it.
+    table, columns, table_root: a table of tracks; see `manifest_build.BuildOptions`.
     name: of the data set: lower-case letters, digits and _.
     version: of the data set.
     codec, style: models, by bundled name or path.
@@ -41,11 +53,18 @@ class PrepareOptions:
     format: of the records.
     beam_args: options of the Beam runner; () runs in this process, a thread for each core.
     source: what the manifest says where the files are from; '' takes the folder's name.
+    licence_policy: which licences are let in.
+    duplicates: what happens to copies and near-duplicates: one of `manifest_build.DUPLICATES`.
+    near_duplicates: whether they are looked for, by fingerprints.
+    num_workers: processes that read files; 0 chooses.
   """
 
   output_dir: str
-  audio_dir: str | None = None
+  audio_dir: str | tuple[str, ...] | None = None
   manifest_path: str | None = None
+  table: str = ''
+  columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  table_root: str = ''
   name: str = 'corpus'
   version: str = '1.0.0'
   codec: str = 'tiny'
@@ -54,20 +73,46 @@ class PrepareOptions:
   limits: quality.QualityLimits = quality.QualityLimits()
   validation_fraction: float = 0.1
   test_fraction: float = 0.05
-  min_held_out: int = manifest.MIN_HELD_OUT_TRACKS
+  min_held_out: int = splits.MIN_HELD_OUT_TRACKS
   seed: int = 0
   format: shards.RecordFormat = shards.RecordFormat()
   beam_args: tuple[str, ...] = ()
   source: str = ''
+  licence_policy: licences.LicencePolicy = licences.LicencePolicy()
+  duplicates: str = 'keep'
+  near_duplicates: bool = True
+  num_workers: int = 0
 
   @property
   def dataset_dir(self) -> pathlib.Path:
     return pathlib.Path(self.output_dir).expanduser().absolute() / self.name / self.version
 
+  @property
+  def folders(self) -> tuple[str, ...]:
+    """The folders of audio."""
+    return (self.audio_dir,) if isinstance(self.audio_dir, str) else tuple(self.audio_dir or ())
+
+  def build_options(self) -> manifest_build.BuildOptions:
+    """How the manifest is made."""
+    return manifest_build.BuildOptions(
+      folders=self.folders,
+      table=self.table,
+      columns=self.columns,
+      table_root=self.table_root,
+      earlier=self.manifest_path or '',
+      source=self.source,
+      licence_policy=self.licence_policy,
+      limits=self.limits,
+      decode=self.near_duplicates,
+      duplicates=self.duplicates,
+      journal=scan.journal_path(self.output_dir),
+      num_workers=self.num_workers,
+    )
+
   def check(self):
     """Raises ValueError or FileNotFoundError for what would fail later."""
-    if (self.audio_dir is None) == (self.manifest_path is None):
-      raise ValueError('Give either audio_dir (a folder) or manifest (a file).')
+    if not (self.folders or self.table or self.manifest_path):
+      raise ValueError('Give audio_dir (a folder), a table or a manifest.')
     if not re.fullmatch(r'[a-z][a-z0-9_]*', self.name):
       raise ValueError(
         f'name={self.name!r} is not made of lower-case letters, digits and _ (a letter first).'
@@ -77,9 +122,8 @@ class PrepareOptions:
     self.format.check()
     if self.min_held_out < 0:
       raise ValueError(f'min_held_out={self.min_held_out} must be at least 0.')
-    manifest.check_fractions(self.validation_fraction, self.test_fraction)
-    if self.manifest_path is not None and not os.path.isfile(self.manifest_path):
-      raise FileNotFoundError(f'{self.manifest_path} is not a file.')
+    splits.check_fractions(self.validation_fraction, self.test_fraction)
+    self.build_options().check()
     self.clips.check()
     output = pathlib.Path(self.output_dir).expanduser()
     if output.exists() and not output.is_dir():
@@ -117,8 +161,8 @@ def prepare_corpus(options: PrepareOptions, load_models: Callable | None = None)
   # Check everything that can be checked before the long work.
   options.check()
   output = pathlib.Path(options.output_dir).expanduser().absolute()
-  if options.audio_dir is not None:
-    manifest.find_audio_files(options.audio_dir)
+  for folder in options.folders:
+    manifest.find_audio_files(folder)
   loader = load_models or units.load_models
   codec, style = units.worker_models(loader, options.codec, options.style)
   settings = parts.TokenSettings(
@@ -144,10 +188,12 @@ def prepare_corpus(options: PrepareOptions, load_models: Callable | None = None)
     for track in tracks
     if (marker := markers[track.track_id]).reason
   ]
-  _write_rejects(output / REJECTS_FILE, rejects)
+  manifest.write_rejects(output / REJECTS_FILE, rejects)
+  if rejects:
+    logging.warning('%d files set aside: %s', len(rejects), output / REJECTS_FILE)
   if not good:
     raise ValueError(_nothing_left(output, rejects))
-  good = manifest.assign_splits(
+  good = splits.assign_splits(
     good,
     validation_fraction=options.validation_fraction,
     test_fraction=options.test_fraction,
@@ -164,14 +210,17 @@ def prepare_corpus(options: PrepareOptions, load_models: Callable | None = None)
 
 
 def _read_tracks(options: PrepareOptions, output: pathlib.Path):
-  if options.manifest_path is not None:
-    return manifest.read_manifest(options.manifest_path), []
+  build = options.build_options()
+  if not (build.folders or build.table):
+    # A manifest alone is taken at its word; the tokenizer looks at the files.
+    tracks = manifest.read_manifest(build.earlier)
+    refusals = {track.path: build.licence_policy.refusal(track.licence) for track in tracks}
+    rejects = [manifest.Reject(path, 'licence', text) for path, text in refusals.items() if text]
+    return [track for track in tracks if not refusals[track.path]], rejects
   earlier = output / manifest.MANIFEST_FILE
   known = manifest.read_manifest(earlier) if earlier.exists() else []
-  with tqdm(desc='reading tags', unit='file') as bar:
-    return manifest.build_manifest(
-      options.audio_dir, source=options.source, known=known, progress=bar.update
-    )
+  with tqdm(desc='reading files', unit='file') as bar:
+    return manifest_build.build(build, known=known, progress=bar.update, begin=bar.reset)
 
 
 def _statistics(
@@ -214,15 +263,6 @@ def _statistics(
     'seed': options.seed,
     'fingerprint': dataset.fingerprint(clips, options),
   }
-
-
-def _write_rejects(path: pathlib.Path, rejects: Sequence[manifest.Reject]):
-  with parts.atomic_file(path) as file:
-    for reject in sorted(rejects, key=lambda reject: reject.path):
-      line = json.dumps(dataclasses.asdict(reject), ensure_ascii=False)
-      file.write(line.encode('utf-8', 'backslashreplace') + b'\n')
-  if rejects:
-    logging.warning('%d files set aside: %s', len(rejects), path)
 
 
 def _nothing_left(output: pathlib.Path, rejects: Sequence[manifest.Reject]) -> str:

@@ -1,31 +1,31 @@
 """The manifest: one line for each track of a corpus, with its tags, its group and its split.
 
-A manifest is made from a folder (tags are read from the files), or read from a file that was made
-before or by hand. `assign_splits` holds whole works out, so that no work straddles two splits.
+This is the file that preparation's two halves meet at: `manifest_build` makes it of folders, tables
+and earlier manifests, the tokenizer reads it. A wrong manifest is told with all its faults, each
+with its line and column.
 """
 
-import concurrent.futures
 import dataclasses
 import hashlib
 import json
 import math
 import os
-import pathlib
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from preprocessing import audio, tags
+from preprocessing import audio, ffmpeg, files
+from preprocessing.splits import SPLITS, groups_of
 
-SPLITS = ('train', 'validation', 'test')
 MANIFEST_FILE = 'manifest.jsonl'
-# Known audio that soundfile does not decode: such a file is set aside with its reason.
-UNSUPPORTED_SUFFIXES = ('.m4a', '.mp4', '.aac', '.wma', '.ape', '.wv', '.mpc', '.ra', '.alac')
-# From this many groups on, each is held out by its own hash alone: stable as the corpus grows.
-LARGE_CORPUS_GROUPS = 200
-MIN_HELD_OUT_TRACKS = 2
-# Below this many tracks a small catalog has a validation split only.
-MIN_TRACKS_FOR_TEST = 10
+REJECTS_FILE = 'rejects.jsonl'
+VOCAL = ('', 'vocal', 'instrumental')
+# A file's name that names no work.
+_NO_NAME = re.compile(
+  r'(track|audio|untitled|song|take|side|disc|cd|recording|file|sample|clip)?[\s_.\d-]*[a-z]?'
+)
+_FAULTS_SHOWN = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Track:
 
   Attributes:
     track_id: unique in the manifest, made of the content; stays when a file moves.
-    path: of the file, absolute.
+    path: of the file, absolute, or a URI.
     sha256: of the file's bytes, in hex.
     duration_secs: seconds, by the file's header.
     sample_rate: Hz.
@@ -43,11 +43,12 @@ class Track:
     work: what the recording is of; versions of one work share it. The group that splits keep whole.
     tags: further words, e.g. instruments.
     vocal: 'vocal', 'instrumental' or ''.
-    tradition: musical tradition, '' where unknown.
+    tradition: musical tradition, '' where unknown (`music_terms`).
     caption: a sentence that describes the music, '' where unknown.
-    licence: as tagged, '' where unknown.
+    licence: `licences.licence_name` of what is tagged, '' where unknown.
     source: where the corpus says the file is from.
-    split: 'train', 'validation', 'test' or '' before `assign_splits`.
+    split: 'train', 'validation', 'test' or '' before `splits.assign_splits`.
+    recording: what near-duplicates share: the start of the least sha256 among them; '' for none.
   """
 
   track_id: str
@@ -68,6 +69,7 @@ class Track:
   licence: str = ''
   source: str = ''
   split: str = ''
+  recording: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +87,42 @@ class Reject:
   detail: str = ''
 
 
+@dataclasses.dataclass(frozen=True)
+class Fault:
+  """What is wrong at one place of a manifest or table.
+
+  Attributes:
+    line: from 1; 0 for the file as a whole.
+    column: the field or the table's column, or 'character N'; '' for the whole line.
+    message: what, in words.
+  """
+
+  line: int
+  column: str
+  message: str
+
+  def __str__(self) -> str:
+    place = [f'line {self.line}'] * bool(self.line) + [f'column {self.column}'] * bool(self.column)
+    return f'{", ".join(place)}: {self.message}' if place else self.message
+
+
 class ManifestError(ValueError):
-  """A manifest is wrong; the message names the file and the line."""
+  """A manifest or a table is wrong; `faults` are all of them, the message lists them by line."""
+
+  def __init__(self, path: str | os.PathLike, faults: Sequence[Fault]):
+    self.path, self.faults = os.fspath(path), tuple(faults)
+    count = f'{len(faults)} faults' if len(faults) > 1 else '1 fault'
+    lines = [f'{self.path}: {count}.', *(f'  {fault}.' for fault in faults[:_FAULTS_SHOWN])]
+    if len(faults) > _FAULTS_SHOWN:
+      lines.append(f'  ... and {len(faults) - _FAULTS_SHOWN} more.')
+    super().__init__('\n'.join(lines))
+
+  def __reduce__(self):
+    return (type(self), (self.path, self.faults))
 
 
 def find_audio_files(folder: str | os.PathLike) -> tuple[list[str], list[Reject]]:
-  """All audio files below a folder, sorted, and those of formats that cannot be decoded.
+  """All audio files below a folder or bucket, sorted, and those of formats that cannot be decoded.
 
   Hidden files and folders are passed over; links to folders are not followed.
 
@@ -98,28 +130,24 @@ def find_audio_files(folder: str | os.PathLike) -> tuple[list[str], list[Reject]
     FileNotFoundError: there is no such folder.
     ValueError: it holds no audio.
   """
-  root = pathlib.Path(folder).expanduser().absolute()
-  if not root.is_dir():
-    raise FileNotFoundError(f'{root} is not a folder.')
+  root = files.absolute(folder)
+  foreign = ffmpeg.is_installed()
   found, rejects = [], []
-  for directory, subdirectories, names in os.walk(root):
-    subdirectories[:] = sorted(name for name in subdirectories if not name.startswith('.'))
-    for name in sorted(names):
-      path = os.path.join(directory, name)
+  for directory, names in files.walk(root):
+    for name in names:
       suffix = os.path.splitext(name)[1].lower()
-      if name.startswith('.'):
-        continue
-      if suffix in audio.AUDIO_SUFFIXES:
+      path = f'{directory}/{name}' if files.is_remote(directory) else os.path.join(directory, name)
+      if suffix in audio.AUDIO_SUFFIXES or (foreign and suffix in ffmpeg.SUFFIXES):
         found.append(path)
-      elif suffix in UNSUPPORTED_SUFFIXES:
-        detail = f'{suffix} is not decoded; convert it to FLAC or WAV'
+      elif suffix in ffmpeg.SUFFIXES:
+        detail = f'{suffix} takes ffmpeg, which is not installed; or convert it to FLAC or WAV'
         rejects.append(Reject(path, 'unsupported_format', detail))
   if not found:
     raise ValueError(
       f'{root} holds no audio files ({", ".join(audio.AUDIO_SUFFIXES)}); '
-      f'{len(rejects)} files are of other audio formats.'
+      f'{len(rejects)} files are of formats that take ffmpeg.'
     )
-  return found, rejects
+  return sorted(found), rejects
 
 
 def build_manifest(
@@ -127,77 +155,33 @@ def build_manifest(
   *,
   source: str = '',
   known: Iterable[Track] = (),
-  num_threads: int = 4,
+  num_workers: int = 1,
   progress: Callable[[int], None] = lambda count: None,
 ) -> tuple[list[Track], list[Reject]]:
-  """Makes a manifest of all audio files below a folder; splits are not assigned yet.
+  """Makes a manifest of all audio files below a folder by headers and tags; nothing is decoded.
+
+  `manifest_build.build` does more: tables, earlier manifests, quality, near-duplicates, licences.
 
   Args:
     folder: any nesting of folders.
     source: goes into every line; '' takes the folder's name.
     known: tracks of an earlier manifest; a file with the same content keeps its id and split.
-    num_threads: files read at the same time.
+    num_workers: processes.
     progress: is called with 1 after each file.
 
   Returns:
-    Tracks in the order of their paths, and the files set aside.
+    Tracks in the order of their paths, without splits, and the files set aside.
 
   Raises:
     FileNotFoundError: no such folder.
     ValueError: no audio in it.
   """
-  paths, rejects = find_audio_files(folder)
-  source = source or pathlib.Path(folder).expanduser().absolute().name
-  tracks: list[Track] = []
-  seen: dict[str, int] = {}
-  earlier = {track.sha256: track for track in known}
-  with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
-    for examined in pool.map(lambda path: _examine(path, source), paths):
-      progress(1)
-      if isinstance(examined, Reject):
-        rejects.append(examined)
-        continue
-      copies = seen[examined.sha256] = seen.get(examined.sha256, 0) + 1
-      suffix = f'-{copies}' if copies > 1 else ''
-      before = earlier.get(examined.sha256)
-      track_id = examined.sha256[:16] + suffix
-      tracks.append(
-        dataclasses.replace(examined, track_id=track_id, split=before.split if before else '')
-      )
-  return tracks, rejects
+  from preprocessing import manifest_build
 
-
-def _examine(path: str, source: str) -> Track | Reject:
-  """Header, hash and tags of one file."""
-  try:
-    header = audio.read_header(path)
-    digest = file_sha256(path)
-  except audio.AudioError as error:
-    return Reject(path, error.reason, str(error))
-  except OSError as error:
-    return Reject(path, 'unreadable', f'{error.strerror}')
-  facts = tags.read_tags(path)
-  stem = pathlib.Path(path).stem
-  title = facts.title or re.sub(r'^\d{1,3}[ ._-]+', '', stem)
-  return Track(
-    track_id=digest[:16],
-    path=path,
-    sha256=digest,
-    duration_secs=round(header.duration_secs, 6),
-    sample_rate=header.sample_rate,
-    channels=header.channels,
-    title=title,
-    artist=facts.artist,
-    album=facts.album,
-    work=facts.work or work_name(facts.artist, title),
-    genre=facts.genre,
-    tags=facts.tags,
-    vocal=facts.vocal,
-    tradition=facts.tradition,
-    caption=facts.caption,
-    licence=facts.licence,
-    source=source,
+  options = manifest_build.BuildOptions(
+    folders=(os.fspath(folder),), source=source, decode=False, num_workers=num_workers
   )
+  return manifest_build.build(options, known=known, progress=progress)
 
 
 def work_name(artist: str, title: str) -> str:
@@ -211,191 +195,149 @@ def work_name(artist: str, title: str) -> str:
   )
   words = [unicodedata.normalize('NFKC', part).casefold() for part in (artist, title)]
   words = [re.sub(r'[\W_]+', ' ', part).strip() for part in words]
+  if not words[0] and _NO_NAME.fullmatch(words[1]):
+    return ''
   return ': '.join(part for part in words if part)
 
 
 def file_sha256(path: str | os.PathLike) -> str:
   """SHA-256 of a file's bytes, in hex."""
-  with open(path, 'rb') as file:
+  with files.local_file(path) as local, open(local, 'rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-def groups_of(tracks: Sequence[Track]) -> list[list[Track]]:
-  """Tracks that belong together: of one work, or of the same content."""
-  parent = list(range(len(tracks)))
-
-  def root(i: int) -> int:
-    while parent[i] != i:
-      parent[i] = parent[parent[i]]
-      i = parent[i]
-    return i
-
-  first: dict[tuple[str, str], int] = {}
-  for number, track in enumerate(tracks):
-    for key in (('work', track.work), ('sha256', track.sha256)):
-      if key[1]:
-        parent[root(number)] = root(first.setdefault(key, number))
-  groups: dict[int, list[Track]] = {}
-  for number, track in enumerate(tracks):
-    groups.setdefault(root(number), []).append(track)
-  return list(groups.values())
-
-
-def check_fractions(validation_fraction: float, test_fraction: float):
-  """Raises ValueError for shares of held-out tracks that leave nothing to train on."""
-  least, held_out = min(validation_fraction, test_fraction), validation_fraction + test_fraction
-  if not (least >= 0 and held_out < 1):
-    raise ValueError(
-      f'validation_fraction={validation_fraction} and test_fraction={test_fraction} must be at '
-      'least 0 and leave something to train on.'
-    )
-
-
-def assign_splits(
-  tracks: Sequence[Track],
-  *,
-  validation_fraction: float = 0.1,
-  test_fraction: float = 0.05,
-  min_held_out: int = MIN_HELD_OUT_TRACKS,
-  seed: int = 0,
-) -> list[Track]:
-  """Gives every track a split; whole groups go together.
-
-  A group with a split from an earlier manifest keeps it. Large corpora hold a group out by its own
-  hash, so that growth changes nothing. Small catalogs rank the groups by hash and hold out the
-  first, with at least `min_held_out` tracks in validation (and in test, from
-  `MIN_TRACKS_FOR_TEST` tracks on); one group at least stays for training.
-
-  Args:
-    tracks: of a manifest.
-    validation_fraction: share of the tracks, about.
-    test_fraction: share of the tracks, about.
-    min_held_out: tracks in each held-out split of a small catalog.
-    seed: of the hash.
-
-  Returns:
-    The tracks in the same order, with their split.
-
-  Raises:
-    ValueError: fractions that leave nothing to train on.
-  """
-  check_fractions(validation_fraction, test_fraction)
-  groups = sorted(groups_of(tracks), key=lambda group: _group_hash(group, seed))
-  chosen: dict[str, str] = {}
-  undecided = []
-  for group in groups:
-    before = {track.split for track in group if track.split}
-    if before:
-      # What was ever held out stays so.
-      split = max(before, key=SPLITS.index)
-      chosen.update((track.track_id, split) for track in group)
-    else:
-      undecided.append(group)
-  if len(groups) >= LARGE_CORPUS_GROUPS:
-    for group in undecided:
-      share = int(_group_hash(group, seed)[:13], 16) / 16**13
-      validation = share < validation_fraction
-      split = 'validation' if validation else 'test'
-      if share >= validation_fraction + test_fraction:
-        split = 'train'
-      chosen.update((track.track_id, split) for track in group)
-  else:
-    wanted = {'validation': max(min_held_out, round(validation_fraction * len(tracks)))}
-    if test_fraction and len(tracks) >= MIN_TRACKS_FOR_TEST:
-      wanted['test'] = max(min_held_out, round(test_fraction * len(tracks)))
-    _hold_out_first(undecided, wanted, chosen, len(tracks))
-  return [dataclasses.replace(track, split=chosen.get(track.track_id, 'train')) for track in tracks]
-
-
-def _hold_out_first(
-  groups: Sequence[Sequence[Track]],
-  wanted: dict[str, int],
-  chosen: dict[str, str],
-  num_tracks: int,
-):
-  """Holds out groups in order until each split has its number; at most half of all tracks."""
-  queue = list(groups)
-  trains = any(split == 'train' for split in chosen.values())
-  for split, number in wanted.items():
-    have = sum(name == split for name in chosen.values())
-    while have < number and len(queue) > (0 if trains else 1):
-      held_out = sum(name != 'train' for name in chosen.values())
-      # A group that is too large to be held out waits at the end, for training.
-      room = num_tracks // 2 - held_out
-      fitting = next((group for group in queue if len(group) <= max(room, have == 0)), None)
-      if fitting is None:
-        break
-      queue.remove(fitting)
-      chosen.update((track.track_id, split) for track in fitting)
-      have += len(fitting)
-
-
-def _group_hash(group: Sequence[Track], seed: int) -> str:
-  name = min(track.work or track.sha256 for track in group)
-  return hashlib.sha256(f'{seed}/{name}'.encode()).hexdigest()
 
 
 def write_manifest(path: str | os.PathLike, tracks: Iterable[Track]):
   """Writes one JSON object a line; the file appears whole or not at all."""
-  path = pathlib.Path(path)
-  partial = path.with_name(f'.{path.name}.{os.getpid()}')
-  with open(partial, 'w', encoding='utf-8') as file:
-    for track in tracks:
-      file.write(json.dumps(dataclasses.asdict(track), ensure_ascii=False) + '\n')
-    file.flush()
-    os.fsync(file.fileno())
-  partial.replace(path)
+  files.write_whole(path, b''.join(map(json_line, tracks)))
+
+
+def write_rejects(path: str | os.PathLike, rejects: Iterable[Reject]):
+  """Writes what was set aside, one JSON object a line, by path."""
+  ordered = sorted(rejects, key=lambda reject: (reject.path, reject.reason))
+  files.write_whole(path, b''.join(map(json_line, ordered)))
+
+
+def read_rejects(path: str | os.PathLike) -> list[Reject]:
+  """What `write_rejects` wrote."""
+  return [Reject(**json.loads(line)) for line in files.read_bytes(path).splitlines()]
+
+
+def json_line(row: Any) -> bytes:
+  """A dataclass as a line of JSON; names of files that are no UTF-8 come through, too."""
+  values = dataclasses.asdict(row)
+  try:
+    return json.dumps(values, ensure_ascii=False).encode() + b'\n'
+  except UnicodeEncodeError:
+    return json.dumps(values).encode() + b'\n'
 
 
 def read_manifest(path: str | os.PathLike) -> list[Track]:
   """Reads and checks a manifest; relative paths are taken from the manifest's folder.
 
   Raises:
-    ManifestError: names the first faulty line.
+    ManifestError: lists all faults by line and column.
   """
-  path = pathlib.Path(path)
+  path = os.fspath(path)
+  folder = path.rpartition('/')[0]
   tracks: list[Track] = []
-  seen: set[str] = set()
-  for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
+  faults: list[Fault] = []
+  lines: dict[str, int] = {}
+  # By newlines alone: other ends of line may stand inside of strings.
+  for number, line in enumerate(files.read_bytes(path).split(b'\n'), 1):
     if not line.strip():
       continue
-    try:
-      track = _track_from_row(json.loads(line), path.parent)
-      if track.track_id in seen:
-        raise ValueError(f'track_id {track.track_id!r} stands there twice')
-    except (ValueError, TypeError) as error:
-      raise ManifestError(f'{path}, line {number}: {error}.') from error
-    seen.add(track.track_id)
+    row, wrong = parse_json_line(line, number)
+    if not wrong:
+      wrong = row_faults(row, number)
+    if wrong:
+      faults += wrong
+      continue
+    track = _track_from_row(row, folder)
+    first = lines.setdefault(track.track_id, number)
+    if first != number:
+      faults.append(
+        Fault(number, 'track_id', f'{track.track_id!r} stands there twice: line {first}')
+      )
     tracks.append(track)
-  _check_groups(path, tracks)
+  faults += _straddling(tracks, lines) if not faults else []
+  if faults:
+    raise ManifestError(path, faults)
   return tracks
 
 
-def _track_from_row(row: dict, folder: pathlib.Path) -> Track:
+def parse_json_line(line: bytes, number: int) -> tuple[dict[str, Any], list[Fault]]:
+  """The object of one line, or what is wrong with it."""
+  try:
+    row = json.loads(line.decode('utf-8-sig' if number == 1 else 'utf-8'))
+  except json.JSONDecodeError as error:
+    return {}, [Fault(number, f'character {error.colno}', f'not JSON: {error.msg}')]
+  except UnicodeDecodeError as error:
+    return {}, [Fault(number, f'byte {error.start + 1}', 'not UTF-8')]
   if not isinstance(row, dict):
-    raise ValueError('not a JSON object')
+    return {}, [Fault(number, '', 'not a JSON object')]
+  return row, []
+
+
+def row_faults(row: dict[str, Any], number: int) -> list[Fault]:
+  """All faults of one line of a manifest."""
   fields = {field.name: field for field in dataclasses.fields(Track)}
-  unknown = sorted(set(row) - set(fields))
-  if unknown:
-    raise ValueError(f'unknown field {unknown[0]!r}; fields are {sorted(fields)}')
-  required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
-  missing = [name for name in required if row.get(name) in (None, '')]
-  if missing:
-    raise ValueError(f'{missing[0]!r} is missing')
-  if row.get('split', '') not in ('', *SPLITS):
-    raise ValueError(f'split {row["split"]!r} is not one of {SPLITS}')
-  duration = float(row['duration_secs'])
-  if not (math.isfinite(duration) and duration >= 0):
-    raise ValueError(f'duration_secs={row["duration_secs"]} is not a length')
-  values = {**row, 'tags': tuple(row.get('tags') or ()), 'duration_secs': duration}
-  return Track(**{**values, 'path': str(folder / os.path.expanduser(row['path']))})
+  faults = [
+    Fault(number, name, f'unknown field; fields are {", ".join(fields)}')
+    for name in row
+    if name not in fields
+  ]
+  for name, field in fields.items():
+    value = row.get(name)
+    if value in (None, ''):
+      if field.default is dataclasses.MISSING:
+        faults.append(Fault(number, name, 'is missing'))
+    elif name in ('duration_secs', 'sample_rate', 'channels'):
+      faults += _number_faults(number, name, value)
+    elif name == 'tags':
+      if not (isinstance(value, list) and all(isinstance(word, str) for word in value)):
+        faults.append(Fault(number, name, f'{value!r} is not a list of words'))
+    elif not isinstance(value, str):
+      faults.append(Fault(number, name, f'{value!r} is not a text'))
+    elif (choices := {'split': SPLITS, 'vocal': VOCAL}.get(name)) and value not in choices:
+      faults.append(Fault(number, name, f'{value!r} is not one of {choices}'))
+  sha256 = row.get('sha256')
+  if isinstance(sha256, str) and sha256 and not re.fullmatch('[0-9a-f]{64}', sha256):
+    faults.append(Fault(number, 'sha256', f'{sha256!r} is not 64 hexadecimal digits'))
+  return faults
 
 
-def _check_groups(path: pathlib.Path, tracks: Sequence[Track]):
+def _number_faults(number: int, name: str, value: Any) -> list[Fault]:
+  whole = name != 'duration_secs'
+  if isinstance(value, bool) or not isinstance(value, (int, float)):
+    return [Fault(number, name, f'{value!r} is not a number')]
+  if not math.isfinite(value) or value < (1 if whole else 0) or (whole and value != int(value)):
+    what = 'a whole number from 1 on' if whole else 'a length in seconds'
+    return [Fault(number, name, f'{value!r} is not {what}')]
+  return []
+
+
+def _track_from_row(row: dict[str, Any], folder: str) -> Track:
+  values = {name: value for name, value in row.items() if value is not None}
+  values |= {
+    'tags': tuple(values.get('tags') or ()),
+    'duration_secs': float(row['duration_secs']),
+    'path': files.absolute(row['path'], folder),
+  }
+  return Track(**values)
+
+
+def _straddling(tracks: Sequence[Track], lines: dict[str, int]) -> list[Fault]:
+  """Groups that lie in more than one split."""
+  faults = []
   for group in groups_of(tracks):
-    splits = {track.split for track in group if track.split}
-    if len(splits) > 1:
-      raise ManifestError(
-        f'{path}: the work {group[0].work!r} lies in the splits {sorted(splits)}; '
-        'keep each work in one.'
-      )
+    first = next((track for track in group if track.split), None)
+    for track in group:
+      if first and track.split and track.split != first.split:
+        what = 'recording' if track.recording and track.recording == first.recording else 'work'
+        what = 'content' if track.sha256 == first.sha256 else what
+        place = f'{first.split!r} (line {lines[first.track_id]})'
+        message = (
+          f'{track.split!r}, but the {what} {track.work!r} lies in {place}; keep each in one'
+        )
+        faults.append(Fault(lines[track.track_id], 'split', message))
+  return faults

@@ -36,6 +36,7 @@ REASONS = {
   'failed': 'an error of the program, not of the file; tried again at the next run',
 }
 
+
 @dataclasses.dataclass(frozen=True)
 class QualityLimits:
   """What is let in.
@@ -231,7 +232,17 @@ def examine(
   """
   with unchanged(path):
     header = audio.read_header(path)
-    check_header(header, limits)
-    found = measure(path, header.sample_rate, limits, listener)
+    return header, examine_as(path, header, limits, listener)
+
+
+def examine_as(
+  path: str,
+  header: audio.AudioHeader,
+  limits: QualityLimits = DEFAULT_LIMITS,
+  listener: Callable[[np.ndarray], None] | None = None,
+) -> Measurement:
+  """`examine` for samples that lie elsewhere than the header: `audio.decodable` made them."""
+  check_header(header, limits)
+  found = measure(path, header.sample_rate, limits, listener)
   check_measurement(found, header, limits)
-  return header, found
+  return found

@@ -29,6 +29,8 @@ _NAMES = {
   ),
   'licence': ('license', 'licence', 'TXXX:license', 'TXXX:licence', 'WCOP', 'copyright', 'TCOP',
               'cprt'),
+  'language': ('language', 'TLAN'),
+  'lyrics': ('lyrics', 'unsyncedlyrics', 'USLT', 'SYLT', '\xa9lyr'),
 }  # fmt: skip
 # Comments that programs leave behind, and that describe no music.
 _NOISE = re.compile(
@@ -52,6 +54,8 @@ class Tags:
   tradition: str = ''
   caption: str = ''
   licence: str = ''
+  language: str = ''
+  lyrics: str = ''
 
 
 def read_tags(path: str | os.PathLike) -> Tags:
@@ -95,7 +99,7 @@ def _read_mutagen(path: str) -> dict[str, list[str]]:
 
 def _read_info_chunk(path: str) -> dict[str, list[str]]:
   try:
-    with soundfile.SoundFile(path) as file:
+    with soundfile.SoundFile(os.fsencode(path)) as file:
       values = file.copy_metadata()
   except (soundfile.LibsndfileError, OSError, RuntimeError):
     return {}

@@ -15,7 +15,7 @@ from absl import logging
 from etils import epath
 
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
-from preprocessing import audio, features, manifest, parts, quality, work
+from preprocessing import audio, features, files, manifest, parts, quality, work
 
 ModelLoader = Callable[[str, str], tuple[features.Codec, features.StyleModel]]
 
@@ -130,18 +130,21 @@ class TrackWork:
   def _tokenize(self, unit: TrackUnit, codec, style) -> parts.PartMarker:
     options = self.settings.clips
     try:
-      unchanged = manifest.file_sha256(unit.path) == unit.sha256
+      # One copy of a remote file, one decoding of a foreign one; and none that changes meanwhile.
+      with files.local_file(unit.path) as local, quality.unchanged(local):
+        header = audio.read_header(local)
+        if manifest.file_sha256(local) != unit.sha256:
+          raise audio.AudioError('changed', f'{unit.path} has changed since the manifest was made')
+        with audio.decodable(local) as samples:
+          found = quality.examine_as(samples, header, self.settings.limits)
+          gain = features.level_gain(found.peak, found.loudness_lufs, options)
+          clips = list(
+            features.tokenize_track(
+              samples, found.duration_secs, gain, codec, style, options, self.spec, unit.sha256
+            )
+          )
     except OSError as error:
-      raise audio.AudioError('unreadable', f'{unit.path}: {error.strerror}') from error
-    if not unchanged:
-      raise audio.AudioError('changed', f'{unit.path} has changed since the manifest was made')
-    _, found = quality.examine(unit.path, self.settings.limits)
-    gain = features.level_gain(found.peak, found.loudness_lufs, options)
-    clips = list(
-      features.tokenize_track(
-        unit.path, found.duration_secs, gain, codec, style, options, self.spec, unit.sha256
-      )
-    )
+      raise audio.AudioError('unreadable', f'{unit.path}: {error.strerror or error}') from error
     parts.write_part(self.parts_dir, unit.key, clips)
     return parts.PartMarker(
       clip_starts=tuple(clip.start_secs for clip in clips),

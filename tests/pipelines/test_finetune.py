@@ -2,23 +2,23 @@
 
 import contextlib
 import io
+import json
 import pathlib
 import shlex
 import types
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from models.bundle import Bundle, load_bundle, save_bundle
 from models.depthformer import DepthformerConfig, DepthformerModel
 from models.spec import LiveMusicSpec
-from pipelines import finetune, gin_config, runs
+from pipelines import adapter_folders, finetune, finetune_choice, gin_config, output_health, runs
 from pipelines.checkpoint_sources import load_source
-from preprocessing import audio, manifest, pipeline, records
+from pipelines.finetune import FinetuneOptions
+from preprocessing import audio, manifest, records, units
 from tasks import source
-from training.state import TrainState
 
 STAND_INS = pathlib.Path(__file__).parents[1] / 'preprocessing'
 SPEC = LiveMusicSpec()
@@ -44,27 +44,38 @@ def bases(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def catalog(tmp_path_factory):
-  """Seven square waves of 8 s; the level, and with it the tokens, differ by track."""
+  """Seven square waves of 8 s; pitch and level, and with it the tokens, differ by track."""
   folder = tmp_path_factory.mktemp('catalog')
   for number in range(7):
-    wave = (0.2 + 0.05 * number) * np.sign(np.sin(np.arange(8 * 16_000) / 50 + 0.1))
+    wave = (0.2 + 0.05 * number) * np.sign(np.sin(np.arange(8 * 16_000) / (30 + 7 * number) + 0.1))
     audio.write_audio(folder / f'{number:02d} song {number}.wav', np.stack([wave, wave], 1), 16_000)
   return folder
+
+
+def _options(**changes):
+  """A short run whose last evaluation is its last step, judged by nobody."""
+  given = {'total_steps': STEPS, 'batch_size': 2, 'learning_rate': RATE, 'judge': False}
+  return FinetuneOptions(**(given | changes))
+
+
+@contextlib.contextmanager
+def _stand_ins():
+  """Codec and style model of the tests in the place of the bundled ones; small periods."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(STAND_INS)
+    import fake_token_models
+
+    patch.setattr(units, 'load_models', fake_token_models.load)
+    patch.setattr(output_health.OutputHealth, '__call__', lambda self, state: ())
+    yield
 
 
 @pytest.fixture(scope='module')
 def tuned(bases, catalog, tmp_path_factory):
   """A whole run from the first base: its result, where it wrote, what it printed."""
   output_dir, printed = tmp_path_factory.mktemp('tuned'), io.StringIO()
-  with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(STAND_INS)
-    import fake_token_models
-
-    patch.setattr(pipeline, 'load_models', fake_token_models.load)
-    with contextlib.redirect_stdout(printed):
-      result = finetune.finetune(
-        catalog, output_dir, base=bases[0], total_steps=STEPS, batch_size=2, learning_rate=RATE
-      )
+  with _stand_ins(), contextlib.redirect_stdout(printed):
+    result = finetune.finetune(catalog, output_dir, base=bases[0], options=_options())
   return types.SimpleNamespace(result=result, output_dir=output_dir, printed=printed.getvalue())
 
 
@@ -75,7 +86,7 @@ def refusing(monkeypatch):
   def load(codec, style):
     raise AssertionError(f'{codec} and {style} were loaded')
 
-  monkeypatch.setattr(pipeline, 'load_models', load)
+  monkeypatch.setattr(units, 'load_models', load)
 
 
 def _tracks_of(data_dir, split):
@@ -128,6 +139,9 @@ def test_bundle_tells_where_it_comes_from(tuned, bases):
     bundle.presets['catalog'], np.concatenate(embeddings).mean(0), rtol=1e-3
   )
   assert set(bundle.presets) == {'catalog', *(f'catalog-{i}' for i in range(1, 6))}
+  assert bundle.card['base']['terms'] == 'The base does not state its terms.'
+  assert bundle.card['codec'] == {'name': 'level', 'hash': 'c' * 64}
+  assert bundle.card['memorization'] == {'measured': False}
 
 
 def test_printed_command_is_the_same_run(tuned, bases):
@@ -144,53 +158,138 @@ def test_printed_command_is_the_same_run(tuned, bases):
   assert dropout > 0 and model.config.to_dict() == want
 
 
-def test_given_again_it_trains_no_further(tuned, bases, catalog, refusing, monkeypatch):
+def test_given_again_it_trains_no_further(tuned, bases, refusing, monkeypatch):
   data_dir = tuned.output_dir / 'corpus'  # As a catalog that prepare.py wrote.
   monkeypatch.setattr(runs.HeldOutLoss, '__call__', None)
-  again = finetune.finetune(
-    data_dir, tuned.output_dir, base=bases[0], total_steps=STEPS, batch_size=2, learning_rate=RATE
-  )
+  again = finetune.finetune(data_dir, tuned.output_dir, base=bases[0], options=_options())
   assert again == tuned.result
 
 
-def test_output_of_another_base_is_refused(tuned, bases, catalog):
+@pytest.mark.parametrize(
+  'base, method, message',
+  [(1, 'full', 'base0.*base1.*another output directory'), (0, 'lora', "method 'full'.*'lora'")],
+)
+def test_output_of_another_run_is_refused(base, method, message, tuned, bases):
   before = (tuned.result.bundle_dir / 'weights.safetensors').read_bytes()
-  with pytest.raises(ValueError, match='base0.*base1.*another output directory'):
-    finetune.finetune(tuned.output_dir / 'corpus', tuned.output_dir, base=bases[1])
+  with pytest.raises(ValueError, match=message):
+    options = _options(method=method)
+    finetune.finetune(
+      tuned.output_dir / 'corpus', tuned.output_dir, base=bases[base], options=options
+    )
   assert (tuned.result.bundle_dir / 'weights.safetensors').read_bytes() == before
 
 
-def test_lowest_loss_is_kept_also_over_a_restart(tuned, bases, tmp_path, monkeypatch):
-  losses = []
+def _run_of(folder, losses, saved):
+  """A MODEL_DIR that evaluated step -> loss and holds checkpoints of the steps `saved`."""
+  for step in saved:
+    (folder / f'checkpoint_{step}').mkdir(parents=True)
+  lines = [
+    {'step': step, 'stream': 'training_eval/held_out', LOSS: loss, 'accuracy': 0.5}
+    for step, loss in losses.items()
+  ]
+  (folder / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  return folder
 
-  def held_out(model, feed, num_batches, name):
-    return lambda state: [(LOSS, losses.pop(0)), ('accuracy', 0.25)]
 
-  monkeypatch.setattr(finetune.runs, 'HeldOutLoss', held_out)
-  base = load_source(bases[0])
+@pytest.mark.parametrize(
+  'losses, saved, step',
+  [
+    ({0: 5.0, 25: 4.0, 50: 4.5}, (25, 50), 25),
+    ({0: 5.0, 25: 4.0, 50: 4.5}, (50,), 50),
+    ({0: 5.0, 25: 5.1, 50: 5.5}, (25, 50), 0),
+    ({0: 5.0, 25: 5.0}, (25,), 0),
+    ({0: 5.0, 25: float('nan'), 50: 4.9}, (25, 50), 50),
+  ],
+)
+def test_the_saved_step_with_the_lowest_loss_is_chosen(losses, saved, step, tmp_path):
+  choice = finetune_choice.choose(_run_of(tmp_path, losses, saved))
+  assert (choice.step, choice.last_step) == (step, max(saved))
+  assert (choice.base[LOSS], choice.best[LOSS]) == (5.0, losses[step])
+  assert [point[0] for point in choice.curves['catalog']] == list(losses)
 
-  def offer(keeper, step, loss):
-    """The kept step's mark in the bundle, after step `step` had this loss."""
-    losses.append(loss)
-    if step:
-      params = jax.tree.map(lambda x: x + jnp.float32(step), base.bundle.params)
-      assert dict(keeper(TrainState(step=step, params=params, opt_state={}, aux={})))[LOSS] == loss
-    else:
-      keeper.offer_base()
-    assert not losses
-    kept = load_bundle(tmp_path / 'bundle')
-    shift = np.mean(kept.params['decoder_norm'] - base.bundle.params['decoder_norm'])
-    assert kept.card['step'] == round(float(shift)) == keeper.result().best_step
-    return keeper.result().best_step
 
-  keeper = finetune.BestBundle(base, tuned.output_dir / 'corpus', tmp_path / 'bundle')
-  assert [offer(keeper, step, loss) for step, loss in [(0, 5.0), (1, 5.5), (2, 4.0), (3, 4.0)]] == [
-    0, 0, 2, 2
-  ]  # fmt: skip
-  keeper = finetune.BestBundle(base, tuned.output_dir / 'corpus', tmp_path / 'bundle')
-  keeper.offer_base()  # Known: evaluating it again would find no loss.
-  assert [offer(keeper, step, loss) for step, loss in [(4, 4.5), (5, 3.5)]] == [2, 5]
-  assert (keeper.result().base_loss, keeper.result().best_loss) == (5.0, 3.5)
+def test_a_run_without_its_start_cannot_be_judged(tmp_path):
+  with pytest.raises(ValueError, match='no held-out loss of its start'):
+    finetune_choice.choose(_run_of(tmp_path, {25: 4.0}, (25,)))
+
+
+@pytest.fixture(scope='module')
+def adapted(tuned, bases, tmp_path_factory):
+  """A run with an adapter on the same catalog."""
+  output_dir = tmp_path_factory.mktemp('adapted')
+  options = _options(method='dora', rank=2, alpha=4.0, learning_rate=0.05)
+  with _stand_ins():
+    result = finetune.finetune(
+      tuned.output_dir / 'corpus', output_dir, base=bases[0], options=options
+    )
+  return result, output_dir
+
+
+def test_adapter_alone_is_the_bundle_and_can_be_played_weaker(adapted, bases):
+  result, output_dir = adapted
+  assert result.best_loss < result.base_loss - 0.01 and result.best_step == STEPS
+  base, merged = load_source(bases[0]).bundle.params, load_bundle(result.bundle_dir).params
+  alone = load_source(output_dir / 'adapter')
+  assert (alone.kind, alone.bundle.card['step']) == ('adapter', STEPS)
+  half = load_source(f'{output_dir}/adapter@0.5').bundle
+  assert half.card['strength'] == 0.5
+  for whole, own, part, start in zip(
+    *(jax.tree.leaves(tree) for tree in (merged, alone.bundle.params, half.params, base)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(own, whole, atol=2e-3)  # The bundle holds float16.
+    np.testing.assert_allclose(part, (own + start) / 2, atol=1e-5)
+  moved = alone.bundle.params['encoder']['layers']['mlp']['gate']
+  assert np.abs(moved - base['encoder']['layers']['mlp']['gate']).max() > 1e-3
+  np.testing.assert_array_equal(alone.bundle.params['embedding'], base['embedding'])
+  run = load_source(output_dir / 'run')
+  np.testing.assert_allclose(run.bundle.params['logits'], alone.bundle.params['logits'], atol=1e-6)
+  small = (output_dir / 'adapter' / 'adapter.safetensors').stat().st_size
+  assert small < (result.bundle_dir / 'weights.safetensors').stat().st_size
+
+
+def test_adapters_do_not_go_on_other_bases_nor_at_no_strength(adapted, bases, tmp_path):
+  _, output_dir = adapted
+  folder = tmp_path / 'adapter'
+  folder.mkdir()
+  for path in (output_dir / 'adapter').iterdir():
+    (folder / path.name).write_bytes(path.read_bytes())
+  with pytest.raises(ValueError, match="the strength 'loud' is not a number"):
+    load_source(f'{folder}@loud')
+  other = lambda path: types.SimpleNamespace(  # noqa: E731
+    bundle=Bundle(DepthformerModel(CONFIG, SPEC), {'logits': np.ones([2, 2])}, SPEC, **IDENTITY)
+  )
+  with pytest.raises(ValueError, match='the adapter means nothing there'):
+    adapter_folders.load(folder, 1.0, other)
+
+
+def test_plan_counts_and_refuses(tuned, bases, tmp_path, catalog):
+  plan = finetune.plan(tuned.output_dir / 'corpus', tmp_path / 'out', bases[0], _options())
+  assert not (tmp_path / 'out').exists() and not plan.refusals
+  assert (plan.catalog.tracks, plan.catalog.train_tracks, plan.catalog.prepared) == (7, 5, True)
+  assert plan.catalog.train_secs == pytest.approx(40)
+  assert plan.trained == plan.whole > plan.available * 0
+  text = str(plan)
+  assert f'8 of 2 examples: every target {8 * 2 * 2 / 40:.1f} times' in text
+  assert f'{40 * 25 * 16:,} of 16 levels' in text
+  lora = finetune.plan(
+    catalog, tmp_path / 'out', bases[0], _options(method='lora', rank=1, hours_budget=1e-4)
+  )
+  assert lora.trained < lora.whole / 2 and not lora.catalog.prepared
+  assert 'leaves no time to train' in lora.refusals[0] and '--hours_budget=' in lora.refusals[0]
+
+
+def test_plan_names_what_would_fit(tuned, bases, tmp_path, monkeypatch):
+  whole = finetune.plan(
+    tuned.output_dir / 'corpus', tmp_path / 'out', bases[0], _options(batch_size=8)
+  )
+  monkeypatch.setattr(
+    finetune.finetune_plan, 'available_bytes', lambda device: 0.8 * whole.memory / 0.9
+  )
+  plan = finetune.plan(
+    tuned.output_dir / 'corpus', tmp_path / 'out', bases[0], _options(batch_size=8)
+  )
+  assert 'NUM_MICROBATCHES = ' in plan.refusals[0] and 'fits' in plan.refusals[0]
 
 
 @pytest.mark.parametrize(
@@ -211,14 +310,15 @@ def test_catalogs_without_audio_end_before_any_work(
 
 
 @pytest.mark.parametrize(
-  'options', [{'total_steps': 0}, {'batch_size': -1}, {'learning_rate': float('nan')},
-              {'time_budget_secs': -60.0}]
+  'options, message',
+  [({'total_steps': 0}, 'total_steps=0 is not a number above 0'),
+   ({'batch_size': -1}, 'batch_size=-1'), ({'learning_rate': float('nan')}, 'learning_rate=nan'),
+   ({'time_budget_secs': -60.0}, 'time_budget_secs=-60'), ({'method': 'half'}, 'depth_only'),
+   ({'replay_rate': 0.5}, 'needs --replay')],
 )  # fmt: skip
-def test_numbers_that_make_no_run_end_before_any_work(options, bases, catalog, tmp_path, refusing):
-  ((name, value),) = options.items()
-  with pytest.raises(ValueError, match=f'{name}={value} is not a number above 0'):
-    finetune.finetune(catalog, tmp_path / 'out', base=bases[0], **options)
-  assert not (tmp_path / 'out').exists()
+def test_options_that_make_no_run_are_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    FinetuneOptions(**options)
 
 
 def test_a_catalog_of_another_codec_leaves_no_bundle(tuned, tmp_path):
@@ -242,7 +342,7 @@ def test_one_track_cannot_be_held_out(bases, catalog, tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(STAND_INS)
   import fake_token_models
 
-  monkeypatch.setattr(pipeline, 'load_models', fake_token_models.load)
+  monkeypatch.setattr(units, 'load_models', fake_token_models.load)
   (tmp_path / 'one').mkdir()
   (tmp_path / 'one' / 'song.wav').symlink_to(catalog / '00 song 0.wav')
   with pytest.raises(ValueError, match='1 usable tracks: too few for a validation set'):

@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import os
+import pickle
 
 import mutagen
 import numpy as np
 import pytest
 from mutagen import id3
 
-from preprocessing import audio, manifest
+from preprocessing import audio, ffmpeg, manifest, splits
 
 FACTS = {
   'title': 'Čas ☂', 'artist': 'Trio', 'album': 'Songs', 'genre': 'Jazz',
@@ -84,7 +86,8 @@ def test_bad_and_foreign_files_are_set_aside(tmp_path):
   assert [track.title for track in tracks] == ['good']
   reasons = {reject.path.rsplit('/', 1)[1]: reject.reason for reject in rejects}
   assert reasons == {
-    'garbage.mp3': 'not_audio', 'empty.flac': 'empty_file', 'song.m4a': 'unsupported_format',
+    'garbage.mp3': 'not_audio', 'empty.flac': 'empty_file',
+    'song.m4a': 'not_audio' if ffmpeg.is_installed() else 'unsupported_format',
   }  # fmt: skip
 
 
@@ -126,7 +129,7 @@ def _tracks(number, versions=1):
 
 
 def _splits(tracks, **kwargs):
-  return {track.track_id: track.split for track in manifest.assign_splits(tracks, **kwargs)}
+  return {track.track_id: track.split for track in splits.assign_splits(tracks, **kwargs)}
 
 
 @pytest.mark.parametrize('number', [5, 40, 400])
@@ -167,15 +170,15 @@ def test_large_corpora_grow_without_changing_splits():
 
 
 def test_saved_splits_are_kept_when_a_catalog_grows():
-  before = manifest.assign_splits(_tracks(12))
+  before = splits.assign_splits(_tracks(12))
   grown = before + _tracks(40)[12:]
-  after = {track.track_id: track.split for track in manifest.assign_splits(grown)}
+  after = {track.track_id: track.split for track in splits.assign_splits(grown)}
   for track in before:
     assert after[track.track_id] == track.split
 
 
 def test_a_manifest_survives_writing_and_reading(tmp_path):
-  tracks = manifest.assign_splits(_tracks(4))
+  tracks = splits.assign_splits(_tracks(4))
   tracks[0] = dataclasses.replace(tracks[0], tags=('a', 'b'), title='line\nbreak “x”')
   manifest.write_manifest(tmp_path / 'manifest.jsonl', tracks)
   assert manifest.read_manifest(tmp_path / 'manifest.jsonl') == tracks
@@ -184,12 +187,21 @@ def test_a_manifest_survives_writing_and_reading(tmp_path):
 @pytest.mark.parametrize(
   'change, message',
   [
-    ({'split': 'dev'}, "line 2: split 'dev'"),
-    ({'sha256': ''}, "line 2: 'sha256' is missing"),
-    ({'colour': 'red'}, "line 2: unknown field 'colour'"),
-    ({'duration_secs': -1}, 'line 2: duration_secs=-1'),
-    ({'track_id': '0-0'}, "line 2: track_id '0-0' stands there twice"),
-    ({'work': 'work 0', 'split': 'test'}, "work 'work 0' lies in the splits"),
+    ({'split': 'dev'}, "line 2, column split: 'dev' is not one of"),
+    ({'sha256': ''}, 'line 2, column sha256: is missing'),
+    ({'sha256': 'xyz'}, "line 2, column sha256: 'xyz' is not 64 hexadecimal digits"),
+    ({'colour': 'red'}, 'line 2, column colour: unknown field; fields are track_id'),
+    ({'duration_secs': -1}, 'line 2, column duration_secs: -1 is not a length'),
+    ({'sample_rate': 44.1}, 'line 2, column sample_rate: 44.1 is not a whole number'),
+    ({'channels': '2'}, "line 2, column channels: '2' is not a number"),
+    ({'tags': 'a,b'}, "line 2, column tags: 'a,b' is not a list of words"),
+    ({'title': 5}, 'line 2, column title: 5 is not a text'),
+    ({'vocal': 'yes'}, "line 2, column vocal: 'yes' is not one of"),
+    ({'track_id': '0-0'}, "line 2, column track_id: '0-0' stands there twice: line 1"),
+    (
+      {'work': 'work 0', 'split': 'test'},
+      "line 2, column split: 'test', but the work 'work 0' lies in 'train' .line 1.",
+    ),
   ],
 )
 def test_faults_of_a_manifest_are_told_by_line(tmp_path, change, message):
@@ -200,3 +212,37 @@ def test_faults_of_a_manifest_are_told_by_line(tmp_path, change, message):
   path.write_text('\n'.join(json.dumps(row) for row in rows))
   with pytest.raises(manifest.ManifestError, match=message):
     manifest.read_manifest(path)
+
+
+def test_all_faults_of_a_manifest_are_told_at_once(tmp_path):
+  good = json.dumps(dataclasses.asdict(_tracks(1)[0]))
+  path = tmp_path / 'manifest.jsonl'
+  path.write_bytes(
+    b'\n'.join([good.encode(), b'{"track_id": 1,', b'[1]', b'', b'{"title": "\xff"}', b'{}'])
+  )
+  with pytest.raises(manifest.ManifestError) as raised:
+    manifest.read_manifest(path)
+  places = [(fault.line, fault.column) for fault in raised.value.faults]
+  fields = ['track_id', 'path', 'sha256', 'duration_secs', 'sample_rate', 'channels']
+  assert places == [
+    (2, 'character 16'), (3, ''), (5, 'byte 12'), *((6, field) for field in fields),
+  ]  # fmt: skip
+  assert str(raised.value).splitlines()[0] == f'{path}: 9 faults.'
+  assert '  line 3: not a JSON object.' in str(raised.value)
+  assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+
+
+def test_names_that_are_no_utf8_survive(tmp_path):
+  name = os.fsdecode(b'caf\xe9\n.wav')
+  track = dataclasses.replace(_tracks(1)[0], path=os.path.join(tmp_path, name))
+  manifest.write_manifest(tmp_path / 'manifest.jsonl', [track])
+  assert manifest.read_manifest(tmp_path / 'manifest.jsonl') == [track]
+  manifest.write_rejects(tmp_path / 'rejects.jsonl', [manifest.Reject(track.path, 'silent')])
+  assert manifest.read_rejects(tmp_path / 'rejects.jsonl')[0].path == track.path
+
+
+def test_files_without_a_name_of_their_own_share_no_work():
+  for title in ('Track 01', '01', 'untitled', 'Audio_3', 'side a'):
+    assert manifest.work_name('', title) == ''
+    assert manifest.work_name('Band', title) != ''
+  assert manifest.work_name('', 'Trackside') == 'trackside'

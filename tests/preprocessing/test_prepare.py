@@ -22,9 +22,11 @@ RATE = 16_000
 
 
 def _write_track(path, level, secs):
-  """A square wave whose level tells which file a token came from."""
+  """A square wave whose pitch changes each half second, by the file's name: no two are alike."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  wave = level * np.sign(np.sin(2 * np.pi * 50 * np.arange(round(secs * RATE)) / RATE + 0.1))
+  pitches = np.random.default_rng(list(path.name.encode())).uniform(40, 400, 2 * round(secs) + 2)
+  phase = np.cumsum(np.repeat(pitches, RATE // 2)[: round(secs * RATE)]) / RATE
+  wave = level * np.sign(np.sin(2 * np.pi * phase + 0.1))
   audio.write_audio(path, np.stack([wave, wave], axis=1), RATE)
 
 
@@ -204,7 +206,7 @@ def test_a_changed_file_is_noticed(prepared, audio_dir, tmp_path):
   [
     ({'name': 'My Corpus'}, "name='My Corpus' is not made of"),
     ({'version': '1'}, "version='1' is not of the form"),
-    ({'audio_dir': None}, 'either audio_dir'),
+    ({'audio_dir': None}, 'Give audio_dir'),
     ({'audio_dir': '/nowhere/at/all'}, '/nowhere/at/all is not a folder'),
     ({'format': shards.RecordFormat(num_shards=0)}, 'num_shards=0'),
     ({'min_held_out': -1}, 'min_held_out=-1'),

@@ -1,0 +1,325 @@
+"""Reading all files of a corpus once: content hash, header, tags, quality and fingerprint.
+
+Whatever was found of a file goes into a journal at once, keyed by its path, size and time, so a
+scan that was stopped or killed goes on where it was, and a second one reads only what is new. A
+file is read once for its hash and decoded once for quality and fingerprint together; a file that
+was moved or copied is not decoded again. Many files are read by several processes: a decoder that
+crashes on foreign bytes then sets one file aside, not the run.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import pathlib
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+
+from preprocessing import audio, files, measurement, quality, tags
+from preprocessing.fingerprint import Fingerprint, Fingerprinter
+
+JOURNAL_FILE = 'scan.jsonl'
+_FORMAT = 1
+# From so many files on, processes are worth their start.
+_MIN_FILES_FOR_PROCESSES = 64
+# What may be over at the next run: such files are looked at again.
+_MAY_PASS = ('unreadable', 'changed', 'unsupported_format', 'failed')
+# Files on their way at one time, for each process.
+_AHEAD = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class ScanSettings:
+  """What a scan does, and what its measurements depend on.
+
+  Attributes:
+    decode: whether samples are looked at; else only hash, header and tags.
+    silence_dbfs, mono_side_db: of `quality.QualityLimits`.
+  """
+
+  decode: bool = True
+  silence_dbfs: float = quality.DEFAULT_LIMITS.silence_dbfs
+  mono_side_db: float = quality.DEFAULT_LIMITS.mono_side_db
+
+
+@dataclasses.dataclass(frozen=True)
+class Scanned:
+  """What was found of one file.
+
+  Attributes:
+    path: of the file.
+    state: its size and time.
+    sha256: of its bytes; '' where they cannot be read.
+    reason, detail: '' or why it cannot be used whatever the limits are.
+    header: what it says of itself, None with a reason.
+    facts: its tags.
+    measured: of its samples; None with a reason, or where nothing was decoded.
+    fingerprint: as text; '' where nothing was decoded.
+  """
+
+  path: str
+  state: files.FileState
+  sha256: str = ''
+  reason: str = ''
+  detail: str = ''
+  header: audio.AudioHeader | None = None
+  facts: tags.Tags = tags.Tags()
+  measured: measurement.Measurement | None = None
+  fingerprint: str = ''
+
+
+def journal_path(output_dir: str) -> str:
+  """Where a journal is kept: in the output folder, or in the user's cache for one in a bucket."""
+  if not files.is_remote(output_dir):
+    return os.path.join(files.absolute(output_dir), JOURNAL_FILE)
+  name = hashlib.sha256(output_dir.encode()).hexdigest()[:16]
+  return os.path.expanduser(f'~/.cache/woodshed/scans/{name}/{JOURNAL_FILE}')
+
+
+def scan(
+  paths: Sequence[str],
+  settings: ScanSettings,
+  *,
+  journal: str | None = None,
+  num_workers: int = 0,
+  progress: Callable[[int], None] = lambda count: None,
+) -> dict[str, Scanned]:
+  """Scans files.
+
+  Args:
+    paths: of the files; whatever is wrong with one is in its result.
+    settings: what is done.
+    journal: local file to which results are appended; None keeps none.
+    num_workers: processes; 0 takes one for each core where there are enough files.
+    progress: is called with 1 for each file.
+
+  Returns:
+    What was found, by path, in the order of the paths.
+  """
+  known = _read_journal(journal, settings) if journal else {}
+  done: dict[str, Scanned] = {}
+  pending: list[str] = []
+  for path in dict.fromkeys(paths):
+    earlier = known.get(path)
+    if earlier is not None and earlier.reason not in _MAY_PASS and earlier.state == _state(path):
+      done[path] = earlier
+      progress(1)
+    else:
+      pending.append(path)
+  by_content = {found.sha256: found for found in known.values() if found.sha256}
+  by_content |= {found.sha256: found for found in done.values() if found.sha256}
+  with _appending(journal, settings) as append:
+    for found in _scan_all(pending, settings, by_content, num_workers):
+      done[found.path] = found
+      append(found)
+      progress(1)
+  return {path: done[path] for path in dict.fromkeys(paths)}
+
+
+def scan_file(path: str, settings: ScanSettings, known: Scanned | None = None) -> Scanned:
+  """Scans one file; what cannot be used has a reason, nothing raises.
+
+  Args:
+    path: of the file.
+    settings: what is done.
+    known: what was found of a file that may have the same content; then nothing is decoded.
+  """
+  found, local = Scanned(path, _state(path)), path
+  try:
+    with audio_errors(path), files.local_file(path) as local, quality.unchanged(local):
+      # The header first: what is no regular file must not be opened.
+      header = audio.read_header(local)
+      with open(local, 'rb') as file:
+        digest = hashlib.file_digest(file, 'sha256').hexdigest()
+      found = dataclasses.replace(found, sha256=digest, header=header, facts=tags.read_tags(local))
+      if known is not None and known.sha256 == digest and known.reason not in _MAY_PASS:
+        found = dataclasses.replace(known, path=path, state=found.state, facts=found.facts)
+      elif settings.decode:
+        found = _decode(found, local, settings)
+  except audio.AudioError as error:
+    # A local copy has a name of its own, which says nothing to the reader.
+    detail = str(error).replace(local, path)
+    return dataclasses.replace(found, reason=error.reason, detail=detail, header=None)
+  if _state(path) != found.state:
+    return dataclasses.replace(
+      found, reason='changed', detail=f'{path} changed while it was read', header=None
+    )
+  return found
+
+
+def _decode(found: Scanned, local: str, settings: ScanSettings) -> Scanned:
+  """Quality and fingerprint by one decoding."""
+  maker = Fingerprinter(found.header.sample_rate)
+  with audio.decodable(local) as decoded:
+    measured = measurement.measure(
+      decoded,
+      found.header.sample_rate,
+      silence_dbfs=settings.silence_dbfs,
+      mono_side_db=settings.mono_side_db,
+      listener=maker.add,
+    )
+  text = maker.fingerprint().encode() if measured.finite else ''
+  return dataclasses.replace(found, measured=measured, fingerprint=text)
+
+
+@contextlib.contextmanager
+def audio_errors(path: str) -> Iterator[None]:
+  """Whatever goes wrong with one file becomes an AudioError, but for a lack of memory."""
+  try:
+    yield
+  except (audio.AudioError, MemoryError):
+    raise
+  except OSError as error:
+    raise audio.AudioError('unreadable', f'{path}: {error.strerror or error}.') from error
+  except Exception as error:
+    message = f'{path}: {type(error).__name__}: {error}'
+    raise audio.AudioError('failed', message) from error
+
+
+def measurements(journal: str) -> dict[str, measurement.Measurement]:
+  """What a journal says of the samples of each file, under whatever settings; the last counts."""
+  found: dict[str, measurement.Measurement] = {}
+  with open(journal, 'rb') as file:
+    for line in file:
+      scanned = _parse(line, None)
+      if scanned is not None and scanned.measured is not None:
+        found[scanned.path] = scanned.measured
+  return found
+
+
+def fingerprint_of(found: Scanned) -> Fingerprint | None:
+  """The fingerprint, or None where there is none."""
+  return Fingerprint.decode(found.fingerprint) if found.fingerprint else None
+
+
+def _state(path: str) -> files.FileState:
+  try:
+    return files.state(path)
+  except OSError:
+    return files.FileState(-1, -1)
+
+
+def _scan_all(
+  pending: Sequence[str],
+  settings: ScanSettings,
+  by_content: dict[str, Scanned],
+  num_workers: int,
+) -> Iterator[Scanned]:
+  """Results as they come."""
+  if not num_workers:
+    num_workers = (os.cpu_count() or 1) if len(pending) >= _MIN_FILES_FOR_PROCESSES else 1
+  # A copy has the size of its original: only then is there something to compare.
+  by_size = {found.state.size: found for found in by_content.values()}
+  if num_workers == 1:
+    for path in pending:
+      found = scan_file(path, settings, by_size.get(_state(path).size))
+      by_size[found.state.size] = found
+      yield found
+    return
+  queue = collections.deque(pending)
+  while queue:
+    lost = yield from _scan_in_processes(queue, settings, by_size, num_workers)
+    # A process died: what was on its way is read one by one, and who kills a process is known.
+    for path in lost:
+      yield _scan_alone(path, settings)
+
+
+def _scan_in_processes(queue: collections.deque, settings, by_size, num_workers: int):
+  """Gives results until the queue is empty or a process dies; returns what was on its way."""
+  context = multiprocessing.get_context('spawn')
+  pool = concurrent.futures.ProcessPoolExecutor(num_workers, context, _begin_worker)
+  running: dict[concurrent.futures.Future, str] = {}
+  try:
+    while queue or running:
+      while queue and len(running) < _AHEAD * num_workers:
+        path = queue.popleft()
+        running_known = by_size.get(_state(path).size)
+        running[pool.submit(scan_file, path, settings, running_known)] = path
+      finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+      for future in finished:
+        found = future.result()
+        del running[future]
+        by_size[found.state.size] = found
+        yield found
+    return []
+  except BrokenProcessPool:
+    return list(running.values())
+  finally:
+    pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _scan_alone(path: str, settings: ScanSettings) -> Scanned:
+  context = multiprocessing.get_context('spawn')
+  with concurrent.futures.ProcessPoolExecutor(1, context, _begin_worker) as pool:
+    try:
+      return pool.submit(scan_file, path, settings).result()
+    except BrokenProcessPool:
+      return Scanned(path, _state(path), '', 'decode_error', f'{path} crashes the decoder')
+
+
+def _begin_worker():
+  # Ctrl-C goes to the whole group; only the parent answers it.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  # MP3's decoder writes notes on foreign bytes past Python, into the progress bar.
+  with open(os.devnull, 'wb') as nowhere:
+    os.dup2(nowhere.fileno(), 2)
+
+
+@contextlib.contextmanager
+def _appending(journal: str | None, settings: ScanSettings) -> Iterator[Callable[[Scanned], None]]:
+  """A function that adds a line to the journal."""
+  if journal is None:
+    yield lambda found: None
+    return
+  pathlib.Path(journal).parent.mkdir(parents=True, exist_ok=True)
+  head = {'format': _FORMAT, **dataclasses.asdict(settings)}
+  with open(journal, 'ab') as file:
+    if file.tell():
+      file.write(b'\n')  # Ends a line that a kill may have left half written.
+
+    def append(found: Scanned):
+      values = {'settings': head, **dataclasses.asdict(found)}
+      file.write(json.dumps(values).encode() + b'\n')
+      file.flush()
+
+    yield append
+
+
+def _read_journal(journal: str, settings: ScanSettings) -> dict[str, Scanned]:
+  """What was found before under the same settings, by path; later lines count."""
+  known: dict[str, Scanned] = {}
+  try:
+    with open(journal, 'rb') as file:
+      for line in file:
+        found = _parse(line, settings)
+        if found is not None:
+          known[found.path] = found
+  except FileNotFoundError:
+    pass
+  return known
+
+
+def _parse(line: bytes, settings: ScanSettings | None) -> Scanned | None:
+  try:
+    values = json.loads(line)
+    head = values.pop('settings')
+    if head['format'] != _FORMAT:
+      return None
+    if settings is not None and head != {'format': _FORMAT, **dataclasses.asdict(settings)}:
+      return None
+    header, measured = values['header'], values['measured']
+    facts = {**values['facts'], 'tags': tuple(values['facts']['tags'])}
+    values |= {
+      'state': files.FileState(**values['state']),
+      'header': audio.AudioHeader(**header) if header else None,
+      'facts': tags.Tags(**facts),
+      'measured': measurement.Measurement(**measured) if measured else None,
+    }
+    return Scanned(**values)
+  except (ValueError, KeyError, TypeError):
+    return None  # A line of another version, or one that a kill cut short.
