@@ -66,7 +66,7 @@ class Limits:
   max_upload_secs: float = 30.0
   max_uploads: int = 8
   messages_per_sec: float = 100.0
-  burst: int = 300
+  burst: int = 200
   max_bad_messages: int = 20
   hello_secs: float = 10.0
   resume_secs: float = 60.0
@@ -150,7 +150,7 @@ def parse_message(text: str, limits: Limits) -> dict[str, Any]:
     )
   try:
     message = json.loads(text)
-  except (json.JSONDecodeError, RecursionError) as error:
+  except (ValueError, RecursionError) as error:
     raise ProtocolError(f'A text message must be JSON: {error}') from None
   if not isinstance(message, dict):
     raise ProtocolError(f'A message must be a JSON object, not {type(message).__name__}.')
@@ -295,10 +295,12 @@ def _check_fields(where: str, values: dict[str, Any], fields: dict[str, _Field])
 
 def _check_value(where: str, value: Any, field: _Field) -> Any:
   numeric = field.kind in (int, float)
+  if isinstance(value, int) and abs(value) > 2**60:
+    raise ProtocolError(f'{where} is a number of {value.bit_length()} bits, which no field holds.')
   if numeric and isinstance(value, float) and field.kind is int and value.is_integer():
     value = int(value)
   if numeric and isinstance(value, int) and not isinstance(value, bool) and field.kind is float:
-    value = float(value) if abs(value) < 2**53 else math.inf
+    value = float(value)
   if type(value) is not field.kind:
     wanted = {int: 'a whole number', float: 'a number', str: 'a text', list: 'a list'}[field.kind]
     raise ProtocolError(f'{where} must be {wanted}, not {_short(value)}.')

@@ -1,0 +1,343 @@
+"""The server over real sockets: who may connect, what is refused, what is bounded, what resumes."""
+
+import gc
+import json
+import threading
+import time
+import tracemalloc
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from inference import osc, protocol
+from inference.client import JamClient, JamError
+from inference.protocol import Limits
+from inference.server import is_loopback, may_connect
+
+from .jam_stand_ins import FRAME, SPEC, Engine, running_server
+
+CHUNK = SPEC.chunk_samples
+
+
+def assert_chunks(audio, count):
+  """Chunk k is a level of (1 + k) / 1000 behind a crossfade of one frame."""
+  for k in range(count):
+    held = audio[k * CHUNK + FRAME : (k + 1) * CHUNK]
+    np.testing.assert_allclose(held, (1 + k) / 1000, rtol=1e-6)
+
+
+def address(server):
+  return f'ws://127.0.0.1:{server.port}/ws'
+
+
+def say_hello(socket, **fields):
+  socket.send(json.dumps({'type': 'hello', 'protocol': 1, **fields}))
+  return json.loads(socket.recv(timeout=10))
+
+
+@pytest.fixture(scope='module')
+def server():
+  with running_server(Limits(max_players=4, hello_secs=1.0)) as server:
+    yield server
+
+
+@pytest.fixture
+def jam(server):
+  with JamClient(server.url, audio_format='f32le', timeout=10) as client:
+    yield client
+
+
+def test_a_client_steers_and_reads(server, jam):
+  assert jam.welcome['sample_rate'] == 8000 and jam.welcome['presets'] == ['mean']
+  jam.set_prompts({'organ': 1.0, 'preset:mean': 0.5})
+  assert jam.wait_for('settings')['prompts'][1]['kind'] == 'preset'
+  jam.play()
+  audio = jam.read(2.5)
+  assert audio.shape == (20_000, 2)
+  assert_chunks(audio, 3)
+  chunks = [event for event in jam.events if event['type'] == 'chunk']
+  assert [c['start'] for c in chunks] == [k * CHUNK for k in range(len(chunks))]
+  assert chunks[0]['weights'] == [1.0, 0.5] and not chunks[0]['slow']
+  status = server.status()
+  assert status['players'][-1]['name'] == 'python' and status['players'][-1]['playing']
+
+
+def test_stop_and_play_lose_nothing(jam):
+  jam.play()
+  first = jam.read(1.0)
+  jam.stop()
+  jam.play()
+  second = jam.read(1.0)
+  audio = np.concatenate([first, second])
+  assert_chunks(audio, 2)
+
+
+def test_a_lost_connection_goes_on_without_a_gap(server, jam):
+  jam.play()
+  parts = []
+  for _ in range(5):
+    parts.append(jam.read(0.7))
+    jam.drop()
+  audio = np.concatenate(parts)
+  assert jam.connections >= 4 and jam.welcome['resumed']
+  assert_chunks(audio, 4)
+
+
+def test_a_session_that_goes_on_elsewhere_ends_here(server, jam):
+  with connect(address(server), proxy=None) as other:
+    welcome = say_hello(other, session=jam.session)
+    assert welcome['resumed']
+    with pytest.raises(JamError, match='goes on in another connection'):
+      jam.wait_for('never')
+
+
+def test_audio_prompts_and_loops_are_uploaded(server, jam):
+  name = jam.upload(np.full(800, 0.25, np.float32), 8000)
+  jam.set_prompts([{'kind': 'audio', 'content': name}])
+  assert jam.wait_for('settings')['prompts'][0]['content'] == name
+  loop = jam.upload(np.full([800, 2], 0.25, np.float32), 16_000, purpose='inject')
+  jam.inject(loop, 0.7)
+  assert jam.wait_for('settings')['inject'] == {'upload': loop, 'amount': 0.7}
+  jam.send('inject', upload='nowhere')
+  with pytest.raises(JamError, match='upload it first') as refused:
+    jam.wait_for('settings')
+  assert refused.value.code == 'no_upload'
+
+
+def test_bad_messages_are_answered_and_many_of_them_end_it(server):
+  with connect(address(server), proxy=None) as socket:
+    say_hello(socket)
+    for bad in ('{', '{"type":"dance"}', '{"type":"hello","protocol":1}', b'noise'):
+      socket.send(bad)
+      assert json.loads(socket.recv(timeout=10))['type'] == 'error'
+    socket.send('{"type":"ping","time":5}')
+    assert json.loads(socket.recv(timeout=10)) == {'type': 'pong', 'time': 5.0}
+    with pytest.raises(ConnectionClosed) as closed:
+      for _ in range(40):
+        socket.send('x')
+        socket.recv(timeout=10)
+    assert closed.value.rcvd.code == 1008 and 'bad messages' in closed.value.rcvd.reason
+
+
+def test_an_upload_that_is_not_as_announced_is_refused(server):
+  upload = {'type': 'upload', 'id': 'a', 'purpose': 'style', 'format': 's16le', 'channels': 1,
+            'sample_rate': 8000, 'samples': 10}  # fmt: skip
+  with connect(address(server), proxy=None) as socket:
+    say_hello(socket)
+    socket.send(json.dumps(upload))
+    socket.send(b'xx')
+    assert '20 bytes; 2 came' in json.loads(socket.recv(timeout=10))['message']
+    socket.send(json.dumps(upload))
+    socket.send('{"type":"play"}')
+    assert 'binary message must come' in json.loads(socket.recv(timeout=10))['message']
+    socket.send(json.dumps(upload | {'samples': 10**9}))
+    assert json.loads(socket.recv(timeout=10))['code'] == 'too_large'
+
+
+def test_a_huge_message_is_cut_off_unread(server):
+  limit = Limits().max_upload_bytes(SPEC.sample_rate, SPEC.num_channels)
+  with connect(address(server), proxy=None, max_size=None) as socket:
+    say_hello(socket)
+    with pytest.raises(ConnectionClosed) as closed:
+      socket.send(bytes(4 * limit))
+      socket.recv(timeout=10)
+    assert closed.value.rcvd is None or closed.value.rcvd.code == 1009
+
+
+def test_too_many_messages_end_it(server):
+  with connect(address(server), proxy=None) as socket:
+    say_hello(socket)
+    with pytest.raises(ConnectionClosed) as closed:
+      for _ in range(1000):
+        socket.send('{"type":"ping"}')
+      while True:
+        socket.recv(timeout=10)
+    assert closed.value.rcvd.code == 1008 and 'messages a second' in closed.value.rcvd.reason
+
+
+@pytest.mark.parametrize(
+  ('first', 'says'),
+  [
+    ('{"type":"play"}', 'first message must be hello'),
+    ('{"type":"hello","protocol":2}', 'protocol 1, not 2'),
+    ('x', 'must be JSON'),
+    (None, 'no hello came'),
+  ],
+)
+def test_who_does_not_say_hello_is_let_go(server, first, says):
+  with connect(address(server), proxy=None) as socket:
+    if first:
+      socket.send(first)
+    with pytest.raises(ConnectionClosed) as closed:
+      socket.recv(timeout=10)
+    assert closed.value.rcvd.code == protocol.CLOSE_NO_HELLO
+    assert says in closed.value.rcvd.reason
+
+
+def test_when_all_places_are_taken_the_next_is_told(server):
+  clients = [JamClient(server.url, timeout=10) for _ in range(4)]
+  with pytest.raises(JamError, match='All 4 places are taken') as refused:
+    JamClient(server.url, timeout=10)
+  assert refused.value.code == str(protocol.CLOSE_FULL)
+  # Who has lost the connection makes room for who comes.
+  clients[0]._socket.close()
+  with JamClient(server.url, timeout=10, retry_secs=5):
+    pass
+  for client in clients[1:]:
+    client.close()
+
+
+def test_pages_of_others_are_refused(server):
+  for header in ({'Origin': 'https://evil.example'}, {'Origin': 'null'}):
+    with pytest.raises(InvalidStatus) as refused:
+      connect(address(server), proxy=None, additional_headers=header)
+    assert refused.value.response.status_code == 403
+  own = f'http://127.0.0.1:{server.port}'
+  with connect(address(server), proxy=None, origin=own) as socket:
+    assert say_hello(socket)['type'] == 'welcome'
+
+
+@pytest.mark.parametrize(
+  ('host', 'origin', 'loopback', 'allowed'),
+  [
+    ('127.0.0.1:8765', None, True, True),
+    ('localhost:8765', 'http://localhost:8765', True, True),
+    ('[::1]:8765', 'http://[::1]:8765', True, True),
+    ('localhost:8765', 'http://localhost:9999', True, False),
+    ('rebound.example:8765', 'http://rebound.example:8765', True, False),
+    ('', None, True, False),
+    ('studio.lan:8765', 'http://studio.lan:8765', False, True),
+    ('studio.lan:8765', 'https://friend.example', False, True),
+    ('studio.lan:8765', 'https://evil.example', False, False),
+    ('studio.lan:8765', 'file://studio.lan:8765', False, False),
+  ],
+)
+def test_origin_and_host_are_checked(host, origin, loopback, allowed):
+  origins = ['https://friend.example']
+  assert may_connect(host, origin, loopback=loopback, origins=origins) is allowed
+
+
+def test_hosts_that_others_reach_need_a_token():
+  assert is_loopback('127.0.0.1') and is_loopback('::1') and is_loopback('localhost')
+  assert not is_loopback('0.0.0.0') and not is_loopback('studio.lan')
+  with pytest.raises(ValueError, match='0.0.0.0 can be reached'), running_server(host='0.0.0.0'):
+    pass
+  with running_server(token='secret') as server:
+    assert server.url.endswith('#token=secret')
+    with JamClient(server.url, timeout=10) as jam:
+      assert jam.session
+    for token in ('', 'wrong', 'sécret'):
+      with pytest.raises(JamError, match='token is missing or wrong'):
+        JamClient(server.url, token=token, timeout=10)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+      urllib.request.urlopen(f'http://127.0.0.1:{server.port}/api/status')
+    assert refused.value.code == 401
+    request = urllib.request.Request(
+      f'http://127.0.0.1:{server.port}/api/status', headers={'Authorization': 'Bearer secret'}
+    )
+    assert json.load(urllib.request.urlopen(request))['model'] == 'toy'
+
+
+def test_the_page_is_served_whole_and_asks_nobody_else(server):
+  base = f'http://127.0.0.1:{server.port}'
+  page = urllib.request.urlopen(base + '/')
+  policy = page.headers['Content-Security-Policy']
+  assert "default-src 'self'" in policy and 'unsafe' not in policy
+  text = page.read().decode()
+  assert 'https://' not in text and 'http://' not in text
+  for name in ('app.js', 'ring.js', 'style.css', 'icon.svg'):
+    answer = urllib.request.urlopen(f'{base}/{name}')
+    assert answer.status == 200
+    assert 'https://' not in answer.read().decode()
+  with pytest.raises(urllib.error.HTTPError):
+    urllib.request.urlopen(f'{base}/../server.py')
+
+
+@pytest.mark.parametrize('many', [90, pytest.param(1000, marks=pytest.mark.slow)])
+def test_many_connections_leave_nothing_behind(server, many):
+  def come_and_go(count):
+    for k in range(count):
+      with connect(address(server), proxy=None, compression=None) as socket:
+        if k % 3:
+          say_hello(socket)
+        if k % 3 == 2:
+          socket.send('{"type":"play"}')
+
+  come_and_go(30)
+  threads = threading.active_count()
+  gc.collect()
+  tracemalloc.start()
+  before = tracemalloc.take_snapshot()
+  come_and_go(many)
+  deadline = time.monotonic() + 20
+  while server.status()['connections'] and time.monotonic() < deadline:
+    time.sleep(0.05)
+  gc.collect()
+  after = tracemalloc.take_snapshot()
+  tracemalloc.stop()
+  grown = sum(entry.size_diff for entry in after.compare_to(before, 'filename'))
+  assert grown < 1_000_000, f'{grown} bytes'
+  assert threading.active_count() <= threads + 4
+  assert server.status()['connections'] == 0
+  assert len(server.players.all()) <= 4
+
+
+def test_sessions_of_the_lost_are_forgotten_in_time():
+  with running_server(Limits(resume_secs=0.2)) as server:
+    jam = JamClient(server.url, timeout=10)
+    jam._socket.close()
+    time.sleep(0.5)
+    with JamClient(server.url, timeout=10):
+      assert len(server.players.all()) == 1
+
+
+def test_a_listener_that_does_not_read_is_bounded():
+  engine = Engine()
+  with running_server(engine=engine) as server, connect(address(server), proxy=None) as socket:
+    say_hello(socket)
+    socket.send('{"type":"play"}')
+    time.sleep(0.3)
+    # Half a second is asked for: nothing is made beyond that, whoever waits.
+    assert len(engine.requests) == 1
+    assert server.status()['players'][0]['ahead_secs'] == 0.8
+
+
+def test_osc_steers_all_players_and_one(server):
+  from pythonosc.udp_client import SimpleUDPClient
+
+  listener = osc.OscInput(server.players, '127.0.0.1', 0)
+  listener.start()
+  client = SimpleUDPClient('127.0.0.1', listener.port)
+  with JamClient(server.url, timeout=10) as one, JamClient(server.url, timeout=10) as two:
+    client.send_message('/woodshed/weights', [0.25, 0.75])
+    assert [p['weight'] for p in one.wait_for('settings')['prompts']] == [0.25, 0.75]
+    two.wait_for('settings')
+    number = [p.session for p in server.players.all()].index(two.session) + 1
+    client.send_message(f'/woodshed/player/{number}/prompt', [2, 'gamelan'])
+    assert two.wait_for('settings')['prompts'][1]['content'] == 'gamelan'
+    client.send_message('/woodshed/weight', [1, 1.0])
+    settings = one.wait_for('settings')
+    assert [p['weight'] for p in settings['prompts']] == [1.0, 0.75]
+    assert settings['prompts'][1]['content'] == 'drums'
+    client.send_message('/woodshed/temperature', 0.5)
+    assert one.wait_for('settings')['sampling']['temperature'] == 0.5
+    client.send_message('/woodshed/play', [])
+    assert one.wait_for('asked') == {'type': 'asked', 'to': 'play'}
+    refused = listener.refused
+    client.send_message('/woodshed/weight', [9, 1.0])
+    client.send_message('/woodshed/top_k', ['x'])
+    client.send_message('/else', [1])
+    client.send_message('/woodshed/guidance', 2.0)
+    one.wait_for('settings')
+    assert listener.refused == refused + 3
+  listener.stop()
+
+
+def test_a_port_in_use_is_told(server):
+  with pytest.raises(OSError, match='cannot be bound'), running_server(host='127.0.0.1'):
+    taken = type(server)(server.players, model_name='x', port=server.port)
+    taken.bind()
