@@ -1,10 +1,10 @@
-"""A folder of music and a base model -> a tuned model, ready to play.
+"""A folder of music and a base model -> a tuned model, ready to play, with the truth about it.
 
-The catalog is tokenized with the codec and style model of the base, some of its tracks are held
-out, and the base is trained on the rest by `gin/runs/finetune.gin`. Whenever the held-out loss is
-evaluated and is the lowest so far, the model is written as a bundle; the base itself is the first
-candidate, so the bundle is never worse than the base on the held-out tracks. Each stage can be
-interrupted and goes on when the command is given again.
+The catalog is tokenized with the codec and style model of the base and split by track; what is no
+copying is measured before any tuning; the base is trained on the rest by `gin/runs/finetune*.gin`,
+evaluated from step 0 on; the saved step with the lowest held-out loss (the base, step 0, is a
+candidate) becomes a bundle, is judged beside the base, and its data card says how the judgement
+ended. Each stage can be interrupted and goes on when the command is given again.
 """
 
 import dataclasses
@@ -12,23 +12,100 @@ import json
 import math
 import pathlib
 import shlex
-from collections.abc import Iterable
+import tempfile
+import time
 from typing import Any
 
-import numpy as np
-
-from models.bundle import Bundle, save_bundle
-from pipelines import gin_config, initial_params, runs
+from evaluation.memorization import GateOptions
+from models.adapted import METHODS
+from models.bundle import Bundle
+from pipelines import finetune_choice, finetune_plan, gin_config, initial_params, runs
 from pipelines.checkpoint_sources import IDENTITY_FIELDS, Source, load_source
-from training.partitioning import Partitioning
+from pipelines.finetune_feed import check_same_tokens
+from pipelines.finetune_gate import Gate
+from training.early_stopping import EarlyStopping
 from training.state import TrainState
-from training.wrappers import averaged_params
 
-RUN_FILE = 'gin/runs/finetune.gin'
-PROGRESS_FILE = 'best.json'
-# What early stopping looks at: nats per token over all levels.
-HELD_OUT_LOSS = 'loss_per_nonpadding_target_token'
-NUM_STYLE_CENTROIDS = 5
+RUN_FILES = {
+  method: 'gin/runs/finetune.gin' if method == 'full' else f'gin/runs/finetune_{method}.gin'
+  for method in METHODS
+}
+PROGRESS_FILE = 'progress.json'
+HELD_OUT_LOSS = finetune_choice.HELD_OUT_LOSS
+# Of a budget for everything, what is kept for the judgement.
+_SHARE_OF_TRAINING = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneOptions:
+  """How to tune; None takes what the run file of the method says.
+
+  Attributes:
+    method: 'full', 'depth_only', 'lora' or 'dora'.
+    total_steps: updates.
+    batch_size: examples per update.
+    learning_rate: Adafactor's relative to each parameter's size ('full', 'depth_only'), Adam's for
+      adapters.
+    patience: evaluations without gain that end the run.
+    rank: of an adapter.
+    alpha: of an adapter.
+    replay: general data, as prepare.py wrote it; its held-out loss is watched.
+    replay_rate: share of the examples that are general data.
+    style_jitter: noise on the style embedding.
+    style_prompt: one style for all clips.
+    time_budget_secs: stop training cleanly after so long.
+    hours_budget: for everything, preparation and judgement too.
+    seed: of crops, dropout and adapters.
+    judge: measure memorization, write the report, the demo clips and the T5X layout.
+    gate: of the memorization gate.
+
+  Raises:
+    ValueError: a number is not above 0, or the method is unknown.
+  """
+
+  method: str = 'full'
+  total_steps: int | None = None
+  batch_size: int | None = None
+  learning_rate: float | None = None
+  patience: int | None = None
+  rank: int | None = None
+  alpha: float | None = None
+  replay: str | None = None
+  replay_rate: float | None = None
+  style_jitter: float | None = None
+  style_prompt: str | None = None
+  time_budget_secs: float | None = None
+  hours_budget: float | None = None
+  seed: int = 42
+  judge: bool = True
+  gate: GateOptions = dataclasses.field(default_factory=GateOptions)
+
+  def __post_init__(self):
+    if self.method not in METHODS:
+      raise ValueError(f'method={self.method!r} is not one of {", ".join(METHODS)}.')
+    for name in ('total_steps', 'batch_size', 'learning_rate', 'time_budget_secs', 'hours_budget'):
+      value = getattr(self, name)
+      if value is not None and not 0 < value < math.inf:
+        raise ValueError(f'{name}={value} is not a number above 0.')
+    if self.replay_rate and not self.replay:
+      raise ValueError(f'replay_rate={self.replay_rate} needs --replay: general data to keep.')
+
+  def bindings(self) -> dict[str, Any]:
+    """Macros of the run file that these options set."""
+    given = {
+      'TRAIN_STEPS': self.total_steps,
+      'BATCH_SIZE': self.batch_size,
+      'BASE_LEARNING_RATE': self.learning_rate,
+      'PATIENCE': self.patience,
+      'ADAPTER_RANK': self.rank,
+      'ADAPTER_ALPHA': self.alpha,
+      'REPLAY_DATA_DIR': self.replay,
+      'REPLAY_RATE': self.replay_rate,
+      'STYLE_JITTER': self.style_jitter,
+      'STYLE_PROMPT': self.style_prompt,
+      'RANDOM_SEED': self.seed,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +117,53 @@ class FinetuneResult:
     base_loss: held-out loss of the base, nats per token.
     best_loss: held-out loss of the tuned model.
     best_step: the step that was kept; 0 is the base.
+    report: the page, or None where nothing was judged.
+    verdict: on memorization, or None.
   """
 
   bundle_dir: pathlib.Path
   base_loss: float
   best_loss: float
   best_step: int
+  report: pathlib.Path | None = None
+  verdict: dict[str, Any] | None = None
+
+
+def plan(
+  catalog: str | pathlib.Path, output_dir: str | pathlib.Path, base: str, options: FinetuneOptions
+) -> finetune_plan.Plan:
+  """What the same call of `finetune` would take; writes nothing.
+
+  Raises:
+    FileNotFoundError: no audio in `catalog`, or no such base.
+    ValueError: an option is wrong.
+  """
+  catalog, output_dir = pathlib.Path(catalog), pathlib.Path(output_dir)
+  source = load_source(base)
+  prepared = output_dir / 'corpus'
+  place = prepared if (prepared / 'manifest.jsonl').is_file() else catalog
+  facts = finetune_plan.read_catalog(place)
+  settings = {'DATA_DIR': str(place), 'MODEL_DIR': str(output_dir / 'run'),
+              'INITIAL_CHECKPOINT_PATH': str(base), **options.bindings()}  # fmt: skip
+  with tempfile.TemporaryDirectory() as folder:
+    _parse(_write_model_file(pathlib.Path(folder), source.bundle), options, settings)
+  return finetune_plan.make_plan(facts, _run_facts(options))
+
+
+def _run_facts(options: FinetuneOptions) -> finetune_plan.RunFacts:
+  """From the parsed configuration."""
+  trainable = gin_config.macro_value('TRAINABLE')
+  optimizer = gin_config.parameter_value('runs.train.optimizer')
+  budget = None if options.hours_budget is None else 3600 * options.hours_budget
+  return finetune_plan.RunFacts(
+    trainable=trainable,
+    optimizer=runs.make_optimizer(optimizer, trainable),
+    method=gin_config.macro_value('METHOD'),
+    batch_size=gin_config.macro_value('BATCH_SIZE'),
+    total_steps=gin_config.macro_value('TRAIN_STEPS'),
+    num_microbatches=gin_config.macro_value('NUM_MICROBATCHES'),
+    budget_secs=budget,
+  )
 
 
 def finetune(
@@ -53,155 +171,191 @@ def finetune(
   output_dir: str | pathlib.Path,
   *,
   base: str = 'tiny',
-  total_steps: int | None = None,
-  batch_size: int | None = None,
-  learning_rate: float | None = None,
-  time_budget_secs: float | None = None,
-  seed: int = 42,
+  options: FinetuneOptions | None = None,
 ) -> FinetuneResult:
   """Tunes `base` on the audio files below `catalog`.
 
   Args:
     catalog: folder of audio files, or one that prepare.py already wrote (with a manifest.jsonl).
-    output_dir: gets `corpus/` (tokens), `run/` (the training run) and `bundle/`.
+    output_dir: gets `corpus/` (tokens), `memorization/`, `run/` (the training run), `bundle/`,
+      `adapter/`, `t5x/`, `report/` and `demos/`.
     base: see `checkpoint_sources.load_source`.
-    total_steps: updates; None takes the run file's.
-    batch_size: examples per update; None takes the run file's.
-    learning_rate: of Adafactor, relative to each parameter's size; None takes the run file's.
-    time_budget_secs: stop training cleanly after so long; None for no limit.
-    seed: of crops and dropout.
+    options: how; None for the defaults.
 
   Raises:
     FileNotFoundError: no audio in `catalog`, or no such base.
-    ValueError: a number is not above 0, too few usable tracks to hold some out, tokens of
-      another codec or style model, or `output_dir` holds another base's run.
+    ValueError: too few usable tracks to hold some out, tokens of another codec or style model, or
+      `output_dir` holds another base's or method's run.
+    KeyboardInterrupt: the run was stopped by a signal; what it has is saved.
   """
-  _check_numbers(
-    total_steps=total_steps, batch_size=batch_size, learning_rate=learning_rate,
-    time_budget_secs=time_budget_secs,
-  )  # fmt: skip
+  began, options = time.monotonic(), options or FinetuneOptions()
   source = load_source(base)
   output_dir = pathlib.Path(output_dir)
-  _read_progress(output_dir, source)
+  progress = _Progress(output_dir, source, options)
   data_dir = _prepare(pathlib.Path(catalog), output_dir, source.bundle)
   identity = {field: getattr(source.bundle, field) for field in IDENTITY_FIELDS}
   initial_params.check_tokens(str(base), identity, runs.token_identity(str(data_dir)))
+  if options.replay:
+    check_same_tokens(str(data_dir), options.replay)
+  gate = None
+  if options.judge:
+    # Before the run that it judges.
+    gate = Gate(data_dir, source.bundle.spec, output_dir / 'memorization', options.gate)
+    gate.calibrate(source.bundle)
+  run_dir = output_dir / 'run'
+  if not progress.trained:
+    _train(source, base, data_dir, output_dir, options, began)
+    progress.set_trained()
+  choice = finetune_choice.choose(run_dir)
+  bundle_dir = output_dir / 'bundle'
+  if progress.kept_step != choice.step or not (bundle_dir / 'spec.json').is_file():
+    finetune_choice.keep(choice, run_dir, data_dir, source, output_dir)
+    progress.set_kept(choice.step)
+  result = FinetuneResult(
+    bundle_dir, choice.base[HELD_OUT_LOSS], choice.best[HELD_OUT_LOSS], choice.step
+  )
+  if gate is None:
+    return result
+  page, verdict = _judge(source, choice, data_dir, output_dir, gate, options, progress)
+  return dataclasses.replace(result, report=page, verdict=verdict)
+
+
+class _Progress:
+  """Which stages are done, in `output_dir`/progress.json."""
+
+  def __init__(self, output_dir: pathlib.Path, source: Source, options: FinetuneOptions):
+    """Reads it.
+
+    Raises:
+      ValueError: the run in `output_dir` is from another base, or by another method.
+    """
+    self._path = output_dir / PROGRESS_FILE
+    self._values: dict[str, Any] = {}
+    if self._path.is_file():
+      self._values = json.loads(self._path.read_text(encoding='utf-8'))
+    own = {'base': source.path, 'method': options.method}
+    for name, value in own.items():
+      if self._values.get(name, value) != value:
+        raise ValueError(
+          f'{output_dir} holds a run with {name} {self._values[name]!r}, this one has {value!r}: '
+          'give another output directory.'
+        )
+    self._own = own
+    self._settings = json.dumps(
+      {**options.bindings(), 'time_budget_secs': options.time_budget_secs,
+       'hours_budget': options.hours_budget}, sort_keys=True
+    )  # fmt: skip
+
+  @property
+  def trained(self) -> bool:
+    """Whether a run with these settings has ended."""
+    return self._values.get('trained') == self._settings
+
+  @property
+  def kept_step(self) -> int | None:
+    return self._values.get('kept_step')
+
+  @property
+  def judged(self) -> bool:
+    """Whether the report is on the step that is kept."""
+    return 'judged_step' in self._values and self._values['judged_step'] == self.kept_step
+
+  def set_trained(self):
+    self._write(trained=self._settings)
+
+  def set_kept(self, step: int):
+    self._values.pop('judged_step', None)
+    self._write(kept_step=step)
+
+  def set_judged(self):
+    self._write(judged_step=self.kept_step)
+
+  def _write(self, **values: Any):
+    self._values |= self._own | values
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    partial = self._path.with_suffix('.partial')
+    partial.write_text(json.dumps(self._values, indent=2) + '\n', encoding='utf-8')
+    partial.replace(self._path)
+
+
+def _train(
+  source: Source, base: str, data_dir: pathlib.Path, output_dir: pathlib.Path,
+  options: FinetuneOptions, began: float,
+):  # fmt: skip
+  """Runs the run file to its end.
+
+  Raises:
+    KeyboardInterrupt: a signal ended it.
+  """
   model_file = _write_model_file(output_dir, source.bundle)
+  budget = options.time_budget_secs
+  if options.hours_budget is not None:
+    left = _SHARE_OF_TRAINING * (3600 * options.hours_budget - (time.monotonic() - began))
+    budget = max(1.0, left if budget is None else min(left, budget))
   settings = {
     'DATA_DIR': str(data_dir),
     'MODEL_DIR': str(output_dir / 'run'),
     'INITIAL_CHECKPOINT_PATH': str(base),
-    'RANDOM_SEED': seed,
-    'TRAIN_STEPS': total_steps,
-    'BATCH_SIZE': batch_size,
-    'BASE_LEARNING_RATE': learning_rate,
-    'TIME_BUDGET_SECS': time_budget_secs,
+    **options.bindings(),
   }
-  bindings = [f'{name} = {value!r}' for name, value in settings.items() if value is not None]
-  gin_config.parse_gin([str(model_file), RUN_FILE], bindings)
-  print(f'The same run: {_train_command(model_file, bindings)}', flush=True)
-  keeper = BestBundle(source, data_dir, output_dir / 'bundle')
-  keeper.offer_base()
-  gin_config.run(evaluators=[keeper])
-  return keeper.result()
+  if budget is not None:
+    settings['TIME_BUDGET_SECS'] = round(budget, 1)
+  bindings = _parse(model_file, options, settings)
+  print(f'The same run: {_train_command(model_file, options.method, bindings)}', flush=True)
+  started = time.monotonic()
+  state: TrainState = gin_config.run()
+  time_is_up = budget is not None and time.monotonic() - started >= budget
+  ended = int(state.step) >= gin_config.macro_value('TRAIN_STEPS') or time_is_up
+  stopping = EarlyStopping(
+    str(output_dir / 'run'),
+    patience=gin_config.macro_value('PATIENCE'),
+    max_worsening=gin_config.macro_value('MAX_WORSENING'),
+  )
+  if not ended and stopping.stop_reason is None:
+    raise KeyboardInterrupt
 
 
-def _check_numbers(**values: float | None):
-  """Raises ValueError for a number that is given and not above 0: before the catalog is read."""
-  for name, value in values.items():
-    if value is not None and not 0 < value < math.inf:
-      raise ValueError(f'{name}={value} is not a number above 0.')
+def _judge(
+  source: Source, choice: finetune_choice.Choice, data_dir: pathlib.Path,
+  output_dir: pathlib.Path, gate: Gate, options: FinetuneOptions, progress: _Progress,
+) -> tuple[pathlib.Path, dict[str, Any]]:  # fmt: skip
+  """The report, the demo clips, the T5X layout and the mark in the data card."""
+  folder = output_dir / 'report'
+  if progress.judged and (folder / 'report.json').is_file():
+    known = json.loads((folder / 'report.json').read_text(encoding='utf-8'))
+    return folder / 'report.html', known['memorization']
+  from evaluation.tuning_report import write_report
+  from pipelines.export import export_t5x
+  from pipelines.finetune_report import Judge, write_demos
+
+  folder.mkdir(parents=True, exist_ok=True)
+  judge = Judge(source, output_dir / 'bundle', data_dir, gate, seed=0)
+  config = output_dir / 'run' / gin_config.OPERATIVE_CONFIG_FILE
+  text = config.read_text(encoding='utf-8') if config.is_file() else ''
+  report = judge.report(choice, output_dir / 'run', _protocol(options, choice), text)
+  finetune_choice.mark([output_dir / 'bundle', output_dir / 'adapter'], report.memorization)
+  page = write_report(report, folder)
+  write_demos(report, output_dir / 'demos')
+  exported = output_dir / 't5x' / f'checkpoint_{choice.step}'
+  if not exported.exists():
+    export_t5x(output_dir / 'bundle', output_dir / 't5x')
+  progress.set_judged()
+  for line in report.summary:
+    print(f'  {line["text"]}', flush=True)
+  return page, report.memorization
 
 
-class BestBundle:
-  """Evaluator that writes a bundle whenever the held-out loss is the lowest so far."""
-
-  name = 'training_eval/held_out'
-
-  def __init__(self, source: Source, data_dir: pathlib.Path, bundle_dir: pathlib.Path):
-    """Goes on with what `bundle_dir` holds, if it was made from the same base.
-
-    Args:
-      source: the base model.
-      data_dir: the prepared catalog.
-      bundle_dir: the bundle to write; the losses so far are kept beside it.
-    """
-    self._source, self._data_dir, self._bundle_dir = source, data_dir, bundle_dir
-    self._progress_path = bundle_dir.parent / PROGRESS_FILE
-    num_batches = gin_config.macro_value('EVAL_STEPS')
-    batch_size = gin_config.macro_value('BATCH_SIZE')
-    feed = runs.held_out_token_feed(str(data_dir), batch_size=batch_size, spec=source.bundle.spec)
-    self._held_out = runs.HeldOutLoss(source.bundle.model, feed, num_batches, self.name)
-    self._progress: dict[str, Any] = {}
-    if (bundle_dir / 'spec.json').is_file():
-      self._progress = _read_progress(bundle_dir.parent, source)
-
-  def use(self, partitioning: Partitioning):
-    """Shares the evaluation among the devices of the run."""
-    self._held_out.use(partitioning)
-
-  def offer_base(self):
-    """Evaluates the base as step 0, unless an earlier call has."""
-    if not self._progress:
-      state = TrainState(step=0, params=self._source.bundle.params, opt_state={}, aux={})
-      metrics = dict(self._held_out(state))
-      self._progress = {'base': self._source.path, 'base_metrics': metrics}
-      self._keep(state, metrics)
-    base_loss = self._loss('base_metrics')
-    print(f'Held-out loss of the base: {base_loss:.4f} nats per token.', flush=True)
-
-  def __call__(self, state: TrainState) -> Iterable[tuple[str, float]]:
-    """The held-out metrics; writes the bundle if this is the best step."""
-    metrics = dict(self._held_out(state))
-    if metrics[HELD_OUT_LOSS] < self._loss('best_metrics'):
-      self._keep(state, metrics)
-    return metrics.items()
-
-  def result(self) -> FinetuneResult:
-    return FinetuneResult(
-      bundle_dir=self._bundle_dir,
-      base_loss=self._loss('base_metrics'),
-      best_loss=self._loss('best_metrics'),
-      best_step=self._progress['best_step'],
-    )
-
-  def _loss(self, which: str) -> float:
-    return self._progress[which][HELD_OUT_LOSS]
-
-  def _keep(self, state: TrainState, metrics: dict[str, float]):
-    """Writes the bundle, then the record that names it."""
-    self._progress |= {'best_step': int(state.step), 'best_metrics': metrics}
-    base, params = self._source.bundle, averaged_params(state)
-    card = {
-      'base': {'name': self._source.name, 'card': base.card},
-      'catalog': _catalog_card(self._data_dir),
-      'step': int(state.step),
-      'held_out': {'base': self._progress['base_metrics'], 'tuned': metrics},
-    }
-    presets = base.presets | style_presets(self._data_dir)
-    tuned = dataclasses.replace(base, params=params, presets=presets, card=card)
-    save_bundle(self._bundle_dir, tuned)
-    partial = self._progress_path.with_suffix('.partial')
-    partial.write_text(json.dumps(self._progress, indent=2) + '\n', encoding='utf-8')
-    partial.replace(self._progress_path)
-
-
-def _read_progress(output_dir: pathlib.Path, source: Source) -> dict[str, Any]:
-  """The losses so far of the run in `output_dir`; {} where there is none.
-
-  Raises:
-    ValueError: that run is from another base.
-  """
-  path = output_dir / PROGRESS_FILE
-  if not path.is_file():
-    return {}
-  progress = json.loads(path.read_text(encoding='utf-8'))
-  if progress['base'] != source.path:
-    raise ValueError(
-      f'{output_dir} holds a run from the base {progress["base"]!r}, this one is from '
-      f'{source.path!r}: give another output directory.'
-    )
-  return progress
+def _protocol(options: FinetuneOptions, choice: finetune_choice.Choice) -> list[list[str]]:
+  rows = [['Method', options.method], ['Steps made', str(choice.last_step)]]
+  rows += [
+    [name.lower().replace('_', ' '), str(value)] for name, value in options.bindings().items()
+  ]
+  gate = options.gate
+  return [
+    *rows,
+    ['Memorization', f'{gate.num_contexts} places, {", ".join(map(str, gate.context_secs))} s of '
+     f'context, {" and ".join(gate.modes)}, no guidance'],
+  ]  # fmt: skip
 
 
 def _prepare(catalog: pathlib.Path, output_dir: pathlib.Path, base: Bundle) -> pathlib.Path:
@@ -235,38 +389,6 @@ def _prepare(catalog: pathlib.Path, output_dir: pathlib.Path, base: Bundle) -> p
   return data_dir
 
 
-def style_presets(data_dir: str | pathlib.Path, seed: int = 0) -> dict[str, np.ndarray]:
-  """Style embeddings of a prepared catalog's training tracks, to steer by.
-
-  Returns:
-    {'catalog': the mean, 'catalog-1': ... k-means centroids, biggest cluster first}, float32
-    [style_dim] each; fewer centroids where the catalog has fewer windows.
-  """
-  from models.musiccoca.presets import catalog_presets
-  from preprocessing.records import read_split
-  from tasks.source import find_token_folder
-
-  clips = [tokens for tokens, _ in read_split(find_token_folder(data_dir), 'train')]
-  embeddings = np.concatenate([clip.style_embeddings for clip in clips]).astype(np.float32)
-  return catalog_presets(embeddings, NUM_STYLE_CENTROIDS, seed=seed)
-
-
-def _catalog_card(data_dir: pathlib.Path) -> dict[str, Any]:
-  """Tracks, hours and licences of the catalog, for the data card."""
-  from preprocessing.manifest import read_manifest
-
-  tracks = read_manifest(data_dir / 'manifest.jsonl')
-  licences: dict[str, int] = {}
-  for track in tracks:
-    licence = track.licence or 'not stated'
-    licences[licence] = licences.get(licence, 0) + 1
-  return {
-    'tracks': len(tracks),
-    'hours': round(sum(track.duration_secs for track in tracks) / 3600, 3),
-    'licences': licences,
-  }
-
-
 def _write_model_file(output_dir: pathlib.Path, bundle: Bundle) -> pathlib.Path:
   """The base's sizes as a gin model file, so that train.py can launch the same run."""
   fields = bundle.model.config.to_dict()
@@ -285,7 +407,16 @@ def _write_model_file(output_dir: pathlib.Path, bundle: Bundle) -> pathlib.Path:
   return path
 
 
-def _train_command(model_file: pathlib.Path, bindings: list[str]) -> str:
-  flags = [f'--gin_file={model_file}', f'--gin_file={RUN_FILE}']
+def _parse(
+  model_file: pathlib.Path, options: FinetuneOptions, settings: dict[str, Any]
+) -> list[str]:
+  """Parses the run of a method; returns the bindings of the settings."""
+  bindings = [f'{name} = {value!r}' for name, value in settings.items()]
+  gin_config.parse_gin([str(model_file), RUN_FILES[options.method]], bindings)
+  return bindings
+
+
+def _train_command(model_file: pathlib.Path, method: str, bindings: list[str]) -> str:
+  flags = [f'--gin_file={model_file}', f'--gin_file={RUN_FILES[method]}']
   flags += [f'--gin.{binding.replace(" = ", "=", 1)}' for binding in bindings]
   return shlex.join(['python', 'train.py', *flags])

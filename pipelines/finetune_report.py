@@ -1,0 +1,257 @@
+"""Measures a tuned model beside its base: losses, sound, style, memorization; writes the report."""
+
+import contextlib
+import datetime
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from evaluation import adherence, bootstrap, identity, signal_health, token_losses, tuning_report
+from evaluation import excerpts as excerpts_lib
+from evaluation.page import Clip
+from evaluation.token_scoring import score_tokens
+from evaluation.tuning_report import TuningReport
+from inference import LiveSession
+from models.bundle import Bundle, load_bundle
+from pipelines import finetune_choice
+from pipelines.checkpoint_sources import Source
+from pipelines.finetune_choice import HELD_OUT_LOSS, Choice
+from pipelines.finetune_feed import training_embeddings
+from pipelines.finetune_gate import Gate
+from pipelines.generate import generate_audio, num_chunks
+from pipelines.prepared_data import PreparedData
+
+BEFORE, AFTER = 'before tuning', 'after tuning'
+_DEMO_SECS = 10.0
+_NUM_EXAMPLES, _BATCH_SIZE = 24, 8
+
+
+class Judge:
+  """Everything that is measured once a run has ended."""
+
+  def __init__(
+    self, source: Source, bundle_dir: pathlib.Path, data_dir: pathlib.Path, gate: Gate,
+    *, seed: int = 0, demo_secs: float = _DEMO_SECS, codec: Any = None, style: Any = None,
+  ):  # fmt: skip
+    """Loads the models.
+
+    Args:
+      source: the base.
+      bundle_dir: the tuned model.
+      data_dir: the prepared catalog.
+      gate: with its thresholds.
+      seed: of excerpts and sampling.
+      demo_secs: length of each clip.
+      codec: of the tokens; None loads the base's.
+      style: the style model; None loads the base's.
+    """
+    from models.musiccoca import MusicCoCa
+    from models.spectrostream import SpectroStream
+
+    self._models = {BEFORE: source.bundle, AFTER: load_bundle(bundle_dir)}
+    self._source, self._data_dir, self._gate = source, data_dir, gate
+    self._data = PreparedData.open(data_dir, source.bundle.spec)
+    self._codec = codec or SpectroStream.load(source.bundle.codec_name)
+    self._style = style or MusicCoCa.load(source.bundle.style_name)
+    self._seed, self._secs = seed, demo_secs
+    self._stage_secs: dict[str, float] = {}
+
+  def report(
+    self, choice: Choice, run_dir: pathlib.Path, protocol: list[list[str]], config: str = ''
+  ) -> TuningReport:
+    """Measures all; prints each stage with its seconds.
+
+    Args:
+      choice: what was kept.
+      run_dir: of the run.
+      protocol: [[name, value]] of the run, for the report.
+      config: gin text.
+    """
+    now = datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d %H:%M UTC')
+    report = TuningReport(f'{self._source.name}, tuned', now, protocol=protocol)
+    report.operative_config, report.curves = config, choice.curves
+    report.kept_step = choice.step
+    report.output = finetune_choice.output_health(run_dir)
+    report.general = self._general(choice, run_dir)
+    report.stage_secs = self._stage_secs
+    with self._stage('held-out losses'):
+      report.losses = self.losses()
+    with self._stage('memorization'):
+      report.memorization, continuations = self._gate.judge(self._models[AFTER])
+      report.pairs = self._gate.clips(continuations, self._codec)
+    with self._stage('demo clips'):
+      report.demos = self.demos()
+      report.style, report.diversity = self.style_figures(report.demos)
+    report.identity = self._identity()
+    report.limits = self._limits(report)
+    report.summary = tuning_report.summary(report)
+    return report
+
+  @contextlib.contextmanager
+  def _stage(self, name: str) -> Iterator[None]:
+    print(f'{name} ...', flush=True)
+    start = time.perf_counter()
+    yield
+    self._stage_secs[name] = round(time.perf_counter() - start, 1)
+
+  def _general(self, choice: Choice, run_dir: pathlib.Path) -> dict[str, float] | None:
+    before, after = finetune_choice.general_losses(run_dir, (0, choice.step))
+    if HELD_OUT_LOSS not in before or HELD_OUT_LOSS not in after:
+      return None
+    return {'before': before[HELD_OUT_LOSS], 'after': after[HELD_OUT_LOSS]}
+
+  def losses(self) -> list[dict[str, Any]]:
+    """Rows of the report: each level, the coarse ones, all."""
+    spec = self._source.bundle.spec
+    chosen = excerpts_lib.choose_excerpts(
+      list(self._data.held_out_records()), _NUM_EXAMPLES, spec, self._seed
+    )
+    inputs = excerpts_lib.encoder_inputs(chosen, spec)
+    targets = excerpts_lib.decoder_targets(chosen, spec)
+    tables = {}
+    for name, bundle in self._models.items():
+      scores, _ = score_tokens(
+        bundle.model, bundle.params, inputs, targets, batch_size=_BATCH_SIZE
+      )
+      levels = -token_losses.per_level(scores, spec.target_levels)
+      coarse = levels[:, : spec.context_levels].mean(axis=1)
+      tables[name] = np.column_stack([levels, coarse, levels.mean(axis=1)])
+    tracks = [excerpt.track_id for excerpt in chosen]
+    _, low, high = bootstrap.mean_interval(tables[AFTER] - tables[BEFORE], tracks, seed=self._seed)
+    names = [(str(level), 'level') for level in range(spec.target_levels)]
+    names += [(f'mean of the {spec.context_levels} coarse levels', 'coarse'), ('mean', 'all')]
+    before, after = (tables[name].mean(axis=0) for name in (BEFORE, AFTER))
+    return [
+      {'name': name, 'kind': kind, 'before': before[i], 'after': after[i], 'low': low[i],
+       'high': high[i]}
+      for i, (name, kind) in enumerate(names)
+    ]  # fmt: skip
+
+  def demos(self) -> list[Clip]:
+    """The catalog's presets and one held-out recording to go on from, before and after."""
+    presets = finetune_choice.style_presets(self._data_dir)
+    held_out = self._data.read_audio(1, self._secs)
+    total = len(self._models) * (len(presets) + len(held_out))
+    clips = []
+    with tqdm(total=total * num_chunks(self._secs, self._source.bundle.spec), desc='clips') as bar:
+      for which, (name, bundle) in enumerate(self._models.items()):
+        session = self._session(bundle)
+        for number, (preset, embedding) in enumerate(presets.items()):
+          made = generate_audio(session, embedding, self._secs, on_chunk=bar.update)
+          key = f'demo{number}_{which}'
+          clips.append(self._clip(key, f'preset:{preset}', name, 'from the preset alone', made))
+        for recording in held_out:
+          embedding = np.asarray(
+            self._style.embed_audio(recording.audio, bundle.spec.sample_rate), np.float32
+          )
+          made = generate_audio(
+            session, embedding, self._secs, continue_from=recording.audio, on_chunk=bar.update
+          )
+          caption = f'{made.given_secs:.1f} s of it given, then generated'
+          group = f'Going on from {recording.title}'
+          clips.append(self._clip(f'goes_on_{which}', group, name, caption, made))
+    return clips
+
+  def _session(self, bundle: Bundle) -> LiveSession:
+    return LiveSession(bundle, self._codec, self._style, seed=self._seed)
+
+  def _clip(self, key: str, group: str, title: str, caption: str, made: Any) -> Clip:
+    spec = self._source.bundle.spec
+    new = made.audio[round(made.given_secs * spec.sample_rate) :]
+    return Clip(
+      key, group, title, caption, made.audio, spec.sample_rate, made.given_secs, spec.chunk_secs,
+      signal_health.health(new, spec.sample_rate, spec.chunk_samples),
+    )  # fmt: skip
+
+  def style_figures(self, clips: list[Clip]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Where the outputs lie in the style space, before and after, beside the catalog."""
+    mean = training_embeddings(str(self._data_dir)).mean(axis=0)
+    vectors = {}
+    for name in self._models:
+      own = [clip for clip in clips if clip.title == name and not clip.given_secs]
+      vectors[name] = np.stack(
+        [self._style.embed_audio(clip.audio, clip.sample_rate) for clip in own]
+      )
+    cosines = {name: adherence.cosine(rows, mean) for name, rows in vectors.items()}
+    moved = cosines[AFTER] - cosines[BEFORE]
+    _, low, high = bootstrap.mean_interval(moved, seed=self._seed)
+    catalog = held_out_embeddings(self._data_dir, self._data.split)
+    style = {
+      'before': float(cosines[BEFORE].mean()),
+      'after': float(cosines[AFTER].mean()),
+      'low': float(low),
+      'high': float(high),
+      'num_clips': len(moved),
+      'catalog': float(adherence.cosine(catalog, mean).mean()),
+    }
+    diversity = {
+      'before': _spread(vectors[BEFORE]),
+      'after': _spread(vectors[AFTER]),
+      'catalog': _spread(catalog),
+    }
+    return style, diversity
+
+  def _identity(self) -> list[dict[str, Any]]:
+    base = self._source.bundle
+    rows = [
+      ['Base', f'{self._source.name} ({self._source.path})'],
+      ['Codec', f'{base.codec_name}, {base.codec_hash}'],
+      ['Style model', f'{base.style_name}, {base.style_hash}'],
+      *self._data.describe(),
+    ]
+    return [
+      {'title': 'Models and data', 'rows': rows},
+      {'title': 'Software', 'rows': identity.software()},
+      {'title': 'Hardware', 'rows': identity.hardware()},
+    ]
+
+  def _limits(self, report: TuningReport) -> list[str]:
+    num_tracks = len({record.track_id for record in self._data.held_out_records()})
+    chosen = ', which also chose the step that is kept: that flatters the loss a little. A catalog '
+    chosen += 'of more tracks can spare a test split (prepare.py).'
+    lines = [
+      f'Held-out figures rest on {num_tracks} tracks of the split {self._data.split!r}'
+      f'{chosen if self._data.split == "validation" else "."}',
+      'Cosines live in the style space that the model was trained on; they do not replace '
+      'listening.',
+      'The memorization gate compares coarse tokens in time with the music; a copy in another key '
+      'or tempo is not found.',
+    ]
+    if report.general is None:
+      lines.append('No general data were given (--replay): what was forgotten is not known.')
+    return lines
+
+
+def held_out_embeddings(data_dir: str | pathlib.Path, split: str) -> np.ndarray:
+  """Style embeddings of all windows of the held-out tracks, float32 [N, style_dim]."""
+  from preprocessing.records import read_split
+  from tasks.source import find_token_folder
+
+  clips = [tokens for tokens, _ in read_split(find_token_folder(data_dir), split)]
+  return np.concatenate([clip.style_embeddings for clip in clips]).astype(np.float32)
+
+
+def _spread(vectors: np.ndarray) -> float:
+  """Mean of 1 - cosine over all pairs; 0 for a single one."""
+  first, second = np.triu_indices(len(vectors), 1)
+  if not len(first):
+    return 0.0
+  return float(1 - adherence.cosine(vectors[first], vectors[second]).mean())
+
+
+def write_demos(report: TuningReport, folder: pathlib.Path) -> list[pathlib.Path]:
+  """Writes the tuned model's clips from the presets as WAV files."""
+  from preprocessing.audio import write_audio
+
+  folder.mkdir(parents=True, exist_ok=True)
+  paths = []
+  for clip in report.demos:
+    if clip.title == AFTER and not clip.given_secs:
+      path = folder / f'{clip.group.removeprefix("preset:")}.wav'
+      write_audio(path, np.clip(clip.audio, -1, 1), clip.sample_rate)
+      paths.append(path)
+  return paths
