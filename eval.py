@@ -1,9 +1,10 @@
-"""Measures models and writes a report: losses, codec, audio to hear, signal figures.
+"""Measures models and writes a report: losses, codec, audio to hear, figures beside their anchors.
 
   python eval.py --gin_file=gin/runs/eval.gin --gin.CHECKPOINT_PATH=\\"tiny\\" \
     --gin.DATA_DIR=\\"prepared\\" --gin.EVAL_OUTPUT_DIR=\\"report\\"
 
---gin.NAME=VALUE sets a macro; gin/runs/eval.gin lists them.
+--gin.NAME=VALUE sets a macro; gin/runs/eval.gin lists them. --budget=2min picks how much is
+measured. --compare=report,other_report compares two finished reports and measures nothing.
 """
 
 from absl import app, flags
@@ -15,16 +16,30 @@ _SEARCH_PATHS = flags.DEFINE_list('gin_search_paths', [], 'Folders in which gin 
 _ASSETS_DIR = flags.DEFINE_string(
   'assets_dir', None, 'Folder of released models and other assets. Default: $WOODSHED_ASSETS.'
 )
+_BUDGET = flags.DEFINE_string(
+  'budget', None, 'Time that the report may take, such as 90s or 2min: sets the macro BUDGET.'
+)
+_COMPARE = flags.DEFINE_list('compare', [], 'Two finished reports (folders or report.json).')
+_OUTPUT_DIR = flags.DEFINE_string(
+  'output_dir', None, 'Of --compare; the second report is where it goes otherwise.'
+)
 
 
 def main(argv: list[str]) -> None:
   from pipelines import gin_config
 
   startup.begin(_ASSETS_DIR.value)
-  with startup.plain_errors('eval.py', resumes=False):
+  with startup.plain_errors('eval.py'):
+    if _COMPARE.value:
+      from pipelines.compare_reports import compare_reports
+
+      compare_reports(_COMPARE.value, _OUTPUT_DIR.value)
+      return
     bindings, unknown = gin_config.split_flags(argv[1:])
     if unknown:
       raise gin_config.GinError(f'{unknown[0]!r} is not a flag; see --help.')
+    if _BUDGET.value:
+      bindings = [*bindings, f'BUDGET = {_BUDGET.value!r}']
     gin_config.parse_gin(_GIN_FILE.value, bindings, _SEARCH_PATHS.value)
     gin_config.run(operative_config=gin_config.operative_config)
 

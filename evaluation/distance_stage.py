@@ -25,7 +25,8 @@ _KINDS = {
   'density': ('Density', HIGHER, 2),
   'coverage': ('Coverage', HIGHER, 2),
 }
-
+# Below, even an unbiased distance is a lottery.
+_LEAST_POINTS = 4
 
 Points = tuple[np.ndarray, Sequence[str]]
 
@@ -65,6 +66,9 @@ def measure(
   values: dict[str, dict[str, list[float]]] = {kind: {} for kind in _KINDS}
   r2, reasons = {}, {}
   for name, (points, tracks) in others.items():
+    if len(points) < _LEAST_POINTS:
+      reasons[''] = f'{name} has {len(points)} points, fewer than {_LEAST_POINTS}'
+      continue
     for kind, statistic in statistics.items():
       try:
         values[kind][name] = _interval(statistic, points, tracks)
@@ -92,7 +96,8 @@ def measure(
     'rows': rows,
     'r2': r2,
     'skipped': [
-      {'what': f'{_KINDS[kind][0]} over {embedding}', 'why': why} for kind, why in reasons.items()
+      {'what': f'{_KINDS[kind][0] if kind else "Distances"} over {embedding}', 'why': why}
+      for kind, why in reasons.items()
     ],
   }
 
@@ -107,6 +112,8 @@ def _metric(kind: str, embedding: str, order: tuple[str, ...], shrinkage: str | 
   label, better, digits = _KINDS[kind]
   if kind == 'fd' and shrinkage:
     label += ', shrunk covariances'
-  # Density counts balls that a point falls into: repeating one mode raises it.
-  order = () if kind == 'density' else order
+  if kind == 'density':  # Counts balls that a point falls into: repeating one mode raises it.
+    order = ()
+  elif kind == 'coverage':  # Bounded by 0, where two strong degradations cannot be told apart.
+    order = (order[0], order[-1])
   return Metric(f'{kind}_{embedding}', label, '', better, order, digits)

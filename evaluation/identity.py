@@ -81,3 +81,19 @@ def _processor() -> str:
   except OSError:
     pass
   return platform.processor() or 'unknown'
+
+
+def array_hash(array: np.ndarray) -> str:
+  """SHA-256 of an array's type, shape and bytes, 16 hex digits."""
+  array = np.ascontiguousarray(array)
+  digest = hashlib.sha256(f'{array.dtype} {array.shape}'.encode())
+  digest.update(array.tobytes())
+  return digest.hexdigest()[:16]
+
+
+def codec_hash(codec: Any) -> str:
+  """Of all weights of a codec, the decoder's too; its content hash where it has no parameters."""
+  params = getattr(codec, 'params', None)
+  if params is None:
+    return codec.content_hash
+  return weights.tree_hash(jax.tree.map(np.asarray, params)) + codec.content_hash

@@ -4,6 +4,7 @@ Text and axes are drawn in `currentColor`; the colours of the lines are of middl
 tell the series apart on both backgrounds, with a marker each for those who do not see colours.
 """
 
+import contextlib
 import html
 import io
 import re
@@ -22,23 +23,28 @@ from evaluation import spectra  # noqa: E402
 COLOURS = ('#0084c7', '#d95f0e', '#009e73', '#b5529a', '#8a7a00', '#5b6ee1')
 MARKERS = ('o', 's', '^', 'D', 'v', 'P')
 ANCHOR_COLOUR = '#888888'
-_INK = '#010203'  # Replaced by currentColor.
+INK = '#010203'  # Replaced by currentColor.
 _STYLE = {
   'svg.fonttype': 'none',
   'font.family': 'sans-serif',
   'font.size': 10,
-  'text.color': _INK,
-  'axes.labelcolor': _INK,
-  'axes.edgecolor': _INK,
+  'text.color': INK,
+  'axes.labelcolor': INK,
+  'axes.edgecolor': INK,
   'axes.spines.top': False,
   'axes.spines.right': False,
-  'xtick.color': _INK,
-  'ytick.color': _INK,
+  'xtick.color': INK,
+  'ytick.color': INK,
   'grid.color': ANCHOR_COLOUR,
   'grid.alpha': 0.25,
   'axes.grid': True,
   'legend.frameon': False,
 }
+
+
+def styled(more: Mapping[str, object] | None = None) -> contextlib.AbstractContextManager:
+  """Matplotlib's settings of all pictures, within a `with`."""
+  return matplotlib.rc_context({**_STYLE, **(more or {})})
 
 
 def level_losses(
@@ -71,7 +77,7 @@ def level_losses(
     axes.set_xticks(levels)
     axes.set_xlim(-0.5, len(levels) - 0.5)
     axes.legend(loc='best', fontsize=9)
-    return _svg(figure, 'level')
+    return to_svg(figure, 'level')
 
 
 def curves(
@@ -88,16 +94,17 @@ def curves(
     figure, axes = plt.subplots(figsize=(3.5, 2.4))
     for number, (name, values) in enumerate(rows.items()):
       axes.plot(
-        x, values, color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],
-        markersize=5, label=name,
+        x, values, color=COLOURS[number % len(COLOURS)], markersize=5, label=name,
+        marker=MARKERS[number % len(MARKERS)] if len(x) <= 12 else None,
       )  # fmt: skip
     for number, (name, value) in enumerate((anchors or {}).items()):
       axes.axhline(value, color=ANCHOR_COLOUR, linestyle=('--', ':', '-.')[number % 3], label=name)
-    axes.set_xticks(list(x), [f'{value:g}' for value in x])
+    if len(x) <= 12:
+      axes.set_xticks(list(x), [f'{value:g}' for value in x])
     axes.minorticks_off()
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend(loc='best', fontsize=8)
-    return _svg(figure, key)
+    return to_svg(figure, key)
 
 
 def rate_curves(
@@ -134,7 +141,7 @@ def rate_curves(
     axes.minorticks_off()
     axes.set(xlabel='kbit/s', ylabel=ylabel)
     axes.legend(loc='best', fontsize=8)
-    return _svg(figure, key)
+    return to_svg(figure, key)
 
 
 def by_level(
@@ -150,7 +157,7 @@ def by_level(
     axes.set(xlabel='RVQ level', ylabel=ylabel)
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.legend(loc='best', fontsize=8)
-    return _svg(figure, key)
+    return to_svg(figure, key)
 
 
 def learning_curve(streams: Mapping[str, Sequence[Sequence[float]]], key: str) -> str:
@@ -164,7 +171,7 @@ def learning_curve(streams: Mapping[str, Sequence[Sequence[float]]], key: str) -
       axes.plot(steps, losses, color=COLOURS[number % len(COLOURS)], marker=marker, label=name)
     axes.set(xlabel='step', ylabel='nats per token')
     axes.legend(loc='best', fontsize=8)
-    return _svg(figure, key)
+    return to_svg(figure, key)
 
 
 def spectrogram(
@@ -193,7 +200,7 @@ def spectrogram(
     if given_secs:
       axes.axvline(given_secs, color='white', linewidth=1.5, linestyle='--')
     axes.set_xlim(0, secs)
-    return _svg(figure, key)
+    return to_svg(figure, key)
 
 
 def _mel_ticks(sample_rate: int, num_mels: int) -> dict[float, int]:
@@ -224,7 +231,7 @@ def scatter(
       loc='outside lower center', ncols=4, fontsize=9, bbox_to_anchor=(0.5, -0.16),
       handletextpad=0.2, columnspacing=1.0,
     )  # fmt: skip
-    return _titled(_svg(figure, key), [
+    return _titled(to_svg(figure, key), [
       [names[i] for i, own in enumerate(labels) if own == label] for label in order
     ], key)  # fmt: skip
 
@@ -242,7 +249,7 @@ def _titled(svg: str, names: Sequence[Sequence[str]], key: str) -> str:
   return svg
 
 
-def _svg(figure: plt.Figure, key: str) -> str:
+def to_svg(figure: plt.Figure, key: str) -> str:
   """The figure as an <svg> element for inlining: own ids, page's ink, no outside reference."""
   buffer = io.StringIO()
   with matplotlib.rc_context({'svg.hashsalt': key}):
@@ -255,7 +262,7 @@ def _svg(figure: plt.Figure, key: str) -> str:
   text = text[text.index('<svg') :]
   text = re.sub(r'<metadata>.*?</metadata>', '', text, flags=re.DOTALL)
   text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', '', text)
-  text = text.replace('xlink:href', 'href').replace(_INK, 'currentColor')
+  text = text.replace('xlink:href', 'href').replace(INK, 'currentColor')
   text = re.sub(r'\bid="', f'id="{key}-', text)
   text = re.sub(r'href="#', f'href="#{key}-', text)
   text = re.sub(r'url\(#', f'url(#{key}-', text)

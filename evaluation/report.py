@@ -1,7 +1,7 @@
 """The report: `report.json` with every figure, and `report.html`, one page without a network.
 
 `Report` is filled by whoever measures (see `pipelines/evaluate.py`) with plain JSON values; this
-module only draws. A section that was not measured stays None, and why stands under `skipped`.
+module only draws. A section that was not measured stays empty, and why stands under `skipped`.
 """
 
 import csv
@@ -13,11 +13,13 @@ from typing import Any
 import markupsafe
 import numpy as np
 
-from evaluation import codec_metrics, codec_stage, plots, signal_health
+from evaluation import codec_metrics, codec_stage, metric_table, panels, plots
 from evaluation import page as page_lib
 from evaluation.page import Clip
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+
 @dataclasses.dataclass
 class Report:
   """All figures of an evaluation; every field holds JSON values but `clips`.
@@ -28,19 +30,30 @@ class Report:
     summary: [{'text', 'status'}], status 'good', 'bad' or 'info'.
     identity: [{'title', 'rows': [[name, value]]}].
     protocol: [[name, value]]: prompts, seeds, sampling, counts.
+    budget: sentences on what a time budget made of them.
+    music: what music A and B are.
     operative_config: gin text, or ''.
-    token_losses: {'rows': [LevelTable.to_json()], 'anchors': [names], 'context_levels': n,
-      'contexts': {'secs': [...], 'rows': {name: [coarse loss]}, 'anchors': {name: loss}}}.
+    token_losses: see `token_stage.assemble`.
+    code_use: {column: see `comparisons.code_use`}.
     learning_curves: {model: {stream: [[step, nats per token]]}} of models whose run is at hand.
     codec: {'depths': [{'name', 'levels', 'kbps', measure: [mean, low, high]}],
       'others': the same without levels, 'codebooks': {...} or None, 'num_tracks': n}.
-    health: {'columns': [{'name', 'num_clips', 'figures': {name: mean}}]}.
-    adherence: {'rows': [{'name', 'own', 'other', 'margin', 'top1'}], 'num_prompts': n}.
-    speed: [[name, value]].
+    families: tables of clip figures with anchors, [{'key', 'title', 'about', 'columns', 'rows'}],
+      see `metric_table.build`.
+    distances: tables of `distance_stage.measure`.
+    continuity: {'rows': [{'name', 'kind', 'tempo_kept', 'key_score', 'num_clips'}], 'ordered'}.
+    adherence: {'rows': [{'name', 'own', 'other', 'margin', 'top1'}], 'num_prompts', 'ordered'}.
+    transitions: {'pairs': [{'first', 'second', 'curves': {name: ...}}], 'step_secs', ...}.
+    drift: see `pipelines.evaluation_streams.measure_drift`.
+    memorization: {'rows': [...], 'run_threshold', ...}.
+    live: rows of `live_figures.latency_figures`.
+    paired: rows of `comparisons.compare_models`.
+    slices: rows of `slices.by_slice`, of coarse losses.
+    samples: a row a clip: what samples.csv has.
     skipped: [{'what', 'why'}].
     limits: [sentences].
     stage_secs: {stage: seconds}.
-    clips: recordings.
+    clips: recordings that the page plays.
   """
 
   title: str
@@ -48,17 +61,31 @@ class Report:
   summary: list[dict[str, str]] = dataclasses.field(default_factory=list)
   identity: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   protocol: list[list[str]] = dataclasses.field(default_factory=list)
+  budget: list[str] = dataclasses.field(default_factory=list)
+  music: str = ''
   operative_config: str = ''
   token_losses: dict[str, Any] | None = None
+  code_use: dict[str, Any] = dataclasses.field(default_factory=dict)
   learning_curves: dict[str, Any] = dataclasses.field(default_factory=dict)
   codec: dict[str, Any] | None = None
-  health: dict[str, Any] | None = None
+  families: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  distances: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  continuity: dict[str, Any] | None = None
   adherence: dict[str, Any] | None = None
-  speed: list[list[str]] = dataclasses.field(default_factory=list)
+  transitions: dict[str, Any] | None = None
+  drift: dict[str, Any] | None = None
+  memorization: dict[str, Any] | None = None
+  live: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  paired: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  slices: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   skipped: list[dict[str, str]] = dataclasses.field(default_factory=list)
   limits: list[str] = dataclasses.field(default_factory=list)
   stage_secs: dict[str, float] = dataclasses.field(default_factory=dict)
   clips: list[Clip] = dataclasses.field(default_factory=list)
+
+  # The parts of the page that reports share ask for it; here `live` has a section of its own.
+  speed = ()
 
   def to_json(self) -> dict[str, Any]:
     """JSON values; audio becomes the name of its file, numbers that are not finite become None."""
@@ -77,7 +104,7 @@ def write_report(report: Report, output_dir: str | pathlib.Path) -> pathlib.Path
   """
   output_dir = pathlib.Path(output_dir)
   sounds = page_lib.write_sounds(report.clips, output_dir)
-  _write_samples(report.clips, output_dir / 'samples.csv')
+  _write_samples(report, output_dir / 'samples.csv')
   text = json.dumps(report.to_json(), indent=2, allow_nan=False)
   (output_dir / 'report.json').write_text(text + '\n', encoding='utf-8')
   page = output_dir / 'report.html'
@@ -98,12 +125,68 @@ def render(report: Report, sounds: dict[str, bytes]) -> str:
     learning_plots=_learning_plots(report.learning_curves),
     codec_measures=codec_metrics.MEASURES,
     codec_plots=_codec_plots(report.codec),
-    health_labels=signal_health.LABELS,
+    family_plots={table['key']: _dots(table, table['key']) for table in report.families},
+    distance_plots={
+      table['embedding']: _dots(table, f'distance_{table["embedding"]}')
+      for table in report.distances
+    },
+    flags=[line for table in [*report.families, *report.distances]
+           for line in metric_table.flagged(table)],
+    drift_plot=_drift_plot(report.drift),
+    transition_plots=_transition_plots(report.transitions),
+    sample_columns=SAMPLE_COLUMNS,
     groups=page_lib.grouped(report.clips),
     players=page_lib.players(report.clips, sounds),
     files={clip.key: clip.file for clip in report.clips},
     pictures={clip.key: page_lib.picture(clip) for clip in report.clips},
+  )  # fmt: skip
+
+
+# (key, label, digits) of the figures that the page's sample table shows; the CSV has them all.
+SAMPLE_COLUMNS = (
+  ('corpus_distance', 'Distance from A', 2),
+  ('style_similarity', 'Style cosine', 3),
+  ('loudness_lufs', 'LUFS', 1),
+  ('spectral_flatness', 'Flatness', 3),
+  ('seam_jump', 'Seam step', 2),
+  ('tempo_bpm', 'BPM', 0),
+  ('pulse_clarity', 'Pulse', 2),
+  ('key_clarity', 'Key clarity', 2),
+  ('repeat_similarity', 'Self-similarity', 2),
+)
+
+
+def _dots(table: dict[str, Any], key: str) -> markupsafe.Markup:
+  return markupsafe.Markup(panels.dots(table, key))
+
+
+def _drift_plot(section: dict[str, Any] | None) -> markupsafe.Markup | None:
+  if section is None:
+    return None
+  curves = {row['key']: section['curves'][row['key']] for row in section['rows']}
+  titles = {row['key']: row['label'] for row in section['rows']}
+  minutes = [(place + 0.5) * section['piece_secs'] / 60 for place in range(section['num_pieces'])]
+  flagged = [row['key'] for row in section['rows'] if row['ordered'] is False]
+  return markupsafe.Markup(
+    panels.series(curves, titles, section['columns'], minutes, 'minutes', 'drift', flagged)
   )
+
+
+def _transition_plots(section: dict[str, Any] | None) -> list[markupsafe.Markup]:
+  if section is None:
+    return []
+  drawn = []
+  for number, pair in enumerate(section['pairs']):
+    columns = [{'name': name, 'kind': curve['kind']} for name, curve in pair['curves'].items()]
+    titles = {'to_first': 'to the first prompt', 'to_second': 'to the second prompt',
+              'to_asked': 'to what was asked for'}  # fmt: skip
+    curves = {
+      key: {name: curve[key] for name, curve in pair['curves'].items()} for key in titles
+    }
+    steps = [place * section['step_secs'] for place in range(section['num_steps'])]
+    svg = panels.series(curves, titles, columns, steps, 'seconds', f'turn{number}')
+    drawn.append(markupsafe.Markup(svg))
+  return drawn
 
 
 def _token_table(losses: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -140,6 +223,7 @@ def _token_table(losses: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _token_plots(losses: dict[str, Any] | None) -> list[markupsafe.Markup]:
+  """By level; by context; by place in the chunk."""
   if losses is None:
     return []
   rows = {
@@ -147,12 +231,20 @@ def _token_plots(losses: dict[str, Any] | None) -> list[markupsafe.Markup]:
     for row in losses['rows']
   }
   drawn = [plots.level_losses(rows, losses['anchors'], losses['context_levels'])]
-  contexts = losses.get('contexts')
+  contexts, positions = losses.get('contexts'), losses.get('positions')
   if contexts:
     drawn.append(
       plots.curves(
         contexts['secs'], contexts['rows'], 'seconds of context', 'nats, coarse levels', 'context',
         anchors=contexts['anchors'],
+      )
+    )  # fmt: skip
+  if positions:
+    models = {k: v for k, v in positions['rows'].items() if k not in losses['anchors']}
+    drawn.append(
+      plots.curves(
+        positions['secs'], models, 'seconds into the chunk', 'nats, coarse levels', 'place',
+        anchors={name: float(np.mean(positions['rows'][name])) for name in losses['anchors']},
       )
     )  # fmt: skip
   return [markupsafe.Markup(svg) for svg in drawn]
@@ -170,13 +262,12 @@ def _codec_plots(codec: dict[str, Any] | None) -> list[tuple[str, markupsafe.Mar
   return [] if codec is None else codec_stage.draw({'codec': codec['depths']}, codec['others'])
 
 
-def _write_samples(clips: list[Clip], path: pathlib.Path):
-  """One line a clip, one column a figure."""
-  names = list(dict.fromkeys(name for clip in clips for name in clip.figures))
+def _write_samples(report: Report, path: pathlib.Path):
+  """One line a clip, one column a figure; the file of those that lie in audio/."""
+  files = {clip.key: clip.file for clip in report.clips}
+  rows = [{**row, 'file': files.get(row['key'], '')} for row in report.samples]
+  names = list(dict.fromkeys(name for row in rows for name in row)) or ['key']
   with open(path, 'w', encoding='utf-8', newline='') as file:
-    writer = csv.writer(file)
-    writer.writerow(['key', 'group', 'title', 'caption', 'secs', *names])
-    for clip in clips:
-      values = [clip.figures.get(name, '') for name in names]
-      secs = round(len(clip.audio) / clip.sample_rate, 3)
-      writer.writerow([clip.key, clip.group, clip.title, clip.caption, secs, *values])
+    writer = csv.DictWriter(file, names, restval='')
+    writer.writeheader()
+    writer.writerows(rows)

@@ -1,17 +1,15 @@
-"""What the figures say, in sentences; and what they cannot say."""
+"""What the figures say, in five lines; and what they cannot say."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from evaluation.codec_stage import NOISE
+from evaluation import anchors
 from evaluation.report import Report
 from evaluation.token_stage import UNIGRAM
 
-CORPUS = 'held-out corpus'
-RANDOM_CODES = 'random codes'
-WHITE_NOISE = 'white noise'
 # Generated audio counts as sound if it is nearer to the corpus than this.
 _MAX_LEVEL_GAP_DB = 12.0
 _MAX_CLIPPED = 1e-3
@@ -19,17 +17,22 @@ _MAX_SILENCE_GAP = 0.3
 _MAX_SEAM_JUMP = 1.2
 # A cosine further above that to other prompts than this counts as following the prompt.
 _CLEAR_MARGIN = 0.02
+# Distances that the summary speaks of, the first that orders its anchors.
+_DISTANCES = ('kad_musiccoca', 'kad_logmel', 'kad_chroma', 'fd_logmel')
+_RANK = {'bad': 2, 'info': 1, 'good': 0}
 
 
 def summary(report: Report) -> list[dict[str, str]]:
-  """Lines of {'text', 'status'}, the most important first."""
-  return [
-    *_token_lines(report.token_losses),
-    *_codec_lines(report.codec),
-    *_health_lines(report.health),
-    *_adherence_lines(report.adherence),
-    *[_line(f'{name}: {value}.', 'info') for name, value in report.speed[:1]],
-  ]
+  """Five lines at most of {'text', 'status'}: learned, sound, near, obedient and its own, live."""
+  lines = [
+    _joined('Learned', _token_parts(report.token_losses)),
+    _joined('Sound', _health_parts(report.families)),
+    _joined('Near to music', _distance_parts(report.distances)),
+    _joined('Prompts and memory', [*_adherence_parts(report.adherence),
+                                   *_memory_parts(report.memorization)]),
+    _joined('Live', _live_parts(report.live)),
+  ]  # fmt: skip
+  return [line for line in lines if line is not None]
 
 
 def limits(report: Report) -> list[str]:
@@ -41,92 +44,82 @@ def limits(report: Report) -> list[str]:
       f'Token losses rest on {row["num_examples"]} excerpts of {row["num_tracks"]} held-out '
       'tracks; intervals are over tracks, and few tracks make them too narrow.'
     )
-  lines.append('One sampling seed: generated audio shows one draw of many.')
-  if report.adherence:
-    lines.append(
-      'Cosines to the prompt live in the space that the language model was trained on; they do not '
-      'replace listening.'
-    )
   lines.append(
-    'Not in this report: distances of distributions (Frechet, KAD), rhythm and key, repetition and '
-    'drift over minutes, memorization.'
+    'Generated clips are draws: other seeds give others. Nothing here replaces listening.'
   )
+  if report.distances:
+    lines.append(
+      'Distances are those of the embedding they name, on few clips; they are no published FAD. '
+      'The style space and the codec latents are what the language model was trained on.'
+    )
   if report.codec and report.codec['misordered']:
     for measure, pairs in report.codec['misordered'].items():
       named = '; '.join(f'{better} is not better than {worse}' for better, worse in pairs)
       lines.append(f'The measure {measure} does not order its anchors: {named}. Read it with care.')
+  for name, section in (('prompts', report.adherence), ('continuations', report.continuity)):
+    if section and section['ordered'] is False:
+      lines.append(f'The table of {name} does not order its anchors: do not judge by it here.')
   return lines
 
 
-def _token_lines(losses: dict[str, Any] | None) -> list[dict[str, str]]:
+Part = tuple[str, str]
+
+
+def _joined(name: str, parts: Sequence[Part]) -> dict[str, str] | None:
+  """One line of parts, with the worst status of them."""
+  if not parts:
+    return None
+  status = max((status for _, status in parts), key=_RANK.__getitem__)
+  text = '; '.join(text for text, _ in parts)
+  return {'text': f'{name}: {_minus(text)}.', 'status': status}
+
+
+def _minus(text: str) -> str:
+  return re.sub(r'(?<=[\s(])-(?=\d)', '−', text)
+
+
+def _token_parts(losses: dict[str, Any] | None) -> list[Part]:
   if losses is None:
     return []
   anchor = next(row for row in losses['rows'] if row['name'] == UNIGRAM)
-  lines = []
+  parts = []
   for row in losses['rows']:
     if row is anchor:
       continue
     below = int(np.sum(np.array(row['loss']) < np.array(anchor['loss'])))
     levels = len(row['loss'])
-    gain = anchor['coarse'][0] - row['coarse'][0]
-    lines.append(
-      _line(
-        f'{row["name"]} lies below the unigram anchor on {below} of {levels} levels; coarse loss '
-        f'{row["coarse"][0]:.3f} against {anchor["coarse"][0]:.3f} nats '
-        f'({"−" if gain >= 0 else "+"}{abs(gain):.3f}).',
-        'good' if gain > 0 and below >= losses['context_levels'] else 'bad',
-      )
-    )
-  return lines
+    good = row['coarse'][0] < anchor['coarse'][0] and below >= losses['context_levels']
+    parts.append((
+      f'{row["name"]} lies below the unigram anchor on {below} of {levels} levels, coarse loss '
+      f'{row["coarse"][0]:.3f} against {anchor["coarse"][0]:.3f} nats',
+      'good' if good else 'bad',
+    ))  # fmt: skip
+  return parts
 
 
-def _codec_lines(codec: dict[str, Any] | None) -> list[dict[str, str]]:
-  if codec is None:
+def _health_parts(families: Sequence[dict[str, Any]]) -> list[Part]:
+  table = next((table for table in families if table['key'] == 'health'), None)
+  if table is None:
     return []
-  depths = codec['depths']
-  sdr = f'{depths[-1]["si_sdr_db"][0]:.1f} dB at {depths[-1]["levels"]}'
-  mel = ', '.join(f'{row["mel_distance_db"][0]:.2f} at {row["levels"]}' for row in depths)
-  lines = [
-    _line(
-      f"The codec's mel distance in dB by levels: {mel}; SI-SDR {sdr}.",
-      'bad' if 'mel_distance_db' in codec['misordered'] else 'good',
-    )
-  ]
-  for other in codec['others']:
-    if other['name'] == NOISE:
-      continue
-    row = next((row for row in depths if row['kbps'] == other['kbps']), depths[-1])
-    own, theirs = row['mel_distance_db'][0], other['mel_distance_db'][0]
-    lines.append(
-      _line(
-        f'At {row["levels"]} levels the codec is {"nearer" if own < theirs else "farther"} '
-        f'than {other["name"]}: mel distance {own:.2f} against {theirs:.2f} dB.',
-        'good' if own < theirs else 'bad',
-      )
-    )
-  return lines
-
-
-def _health_lines(health: dict[str, Any] | None) -> list[dict[str, str]]:
-  if health is None:
+  figures = {
+    column['name']: {row['key']: row['values'][column['name']][0] for row in table['rows']}
+    for column in table['columns']
+  }
+  corpus = figures.get(anchors.CORPUS) or figures.get(anchors.REFERENCE)
+  noise = figures.get(anchors.WHITE_NOISE)
+  if corpus is None or noise is None:
     return []
-  columns = {column['name']: column['figures'] for column in health['columns']}
-  corpus = columns.get(CORPUS)
-  if corpus is None:
-    return []
-  lines = []
-  for name in health['models']:
-    figures = columns[name]
-    faults = signal_faults(figures, corpus, columns[WHITE_NOISE])
-    text = f'Audio of {name}: {"; ".join(faults)}.'
-    if not faults:
-      text = (
-        f'Audio of {name} is sound: {figures["rms_db"]:.1f} dBFS (corpus {corpus["rms_db"]:.1f}), '
-        f'spectral flatness {figures["spectral_flatness"]:.3f} (corpus '
-        f'{corpus["spectral_flatness"]:.3f}), no clipping, no clicks at seams.'
-      )
-    lines.append(_line(text, 'bad' if faults else 'good'))
-  return lines
+  parts = []
+  for column in table['columns']:
+    if column['kind'] == 'model':
+      name, own = column['name'], figures[column['name']]
+      faults = signal_faults(own, corpus, noise)
+      text = ', '.join(faults) if faults else (
+        f'a sound signal, flatness {own["spectral_flatness"]:.3f} (music '
+        f'{corpus["spectral_flatness"]:.3f}), no clipping, no clicks at seams'
+      )  # fmt: skip
+      parts.append((f'{name}: {text}', 'bad' if faults else 'good'))
+  return parts
 
 
 def signal_faults(
@@ -149,14 +142,32 @@ def signal_faults(
   return faults
 
 
-def _adherence_lines(table: dict[str, Any] | None) -> list[dict[str, str]]:
+def _distance_parts(tables: Sequence[dict[str, Any]]) -> list[Part]:
+  rows = {row['key']: (row, table) for table in tables for row in table['rows']}
+  chosen = next(
+    (rows[key] for key in _DISTANCES if key in rows and rows[key][0]['ordered']), None
+  )
+  if chosen is None:
+    return [('no distance orders its anchors here', 'info')] if rows else []
+  row, table = chosen
+  values, kinds = row['values'], {column['name']: column['kind'] for column in table['columns']}
+  floor, noise = values[anchors.CORPUS][0], values[anchors.WHITE_NOISE][0]
+  parts = []
+  for name, (value, low, _) in values.items():
+    if kinds[name] == 'model':
+      status = 'bad' if value > (floor + noise) / 2 else 'good' if low <= floor else 'info'
+      parts.append((f'{name} {value:.1f}', status))
+  label = f'{row["label"]} over {table["embedding"]} from music A'
+  return [(f'{label}: held-out music {floor:.1f}, white noise {noise:.1f}', 'good'), *parts]
+
+
+def _adherence_parts(table: dict[str, Any] | None) -> list[Part]:
   if table is None or table['num_prompts'] < 2:
     return []
   return [
-    _line(
-      f'Prompts: the cosine of {row["name"]} to its own prompt lies {abs(row["margin"]):.3f} '
-      f'{"above" if row["margin"] > 0 else "below"} that to others '
-      f"(the style model's own space, {table['num_prompts']} prompts).",
+    (
+      f'{row["name"]} is {abs(row["margin"]):.3f} {"nearer to" if row["margin"] > 0 else "off"} '
+      'its own prompt than others',
       'good' if row['margin'] > _CLEAR_MARGIN else 'bad' if row['margin'] < 0 else 'info',
     )
     for row in table['rows']
@@ -164,5 +175,27 @@ def _adherence_lines(table: dict[str, Any] | None) -> list[dict[str, str]]:
   ]
 
 
-def _line(text: str, status: str) -> dict[str, str]:
-  return {'text': re.sub(r'(?<=[\s(])-(?=\d)', '−', text), 'status': status}
+def _memory_parts(section: dict[str, Any] | None) -> list[Part]:
+  if section is None:
+    return []
+  return [
+    (
+      f'{row["name"]} copies {100 * row["training_rate"]:.0f} % of training contexts '
+      f'({100 * row["held_out_rate"]:.0f} % of held-out ones)',
+      'bad' if row['memorized'] else 'good',
+    )
+    for row in section['rows']
+    if row['kind'] == 'model'
+  ]
+
+
+def _live_parts(rows: Sequence[dict[str, Any]]) -> list[Part]:
+  return [
+    (
+      f'{row["name"]} plays {row["real_time_factor"]:.1f} times as fast as time, first audio after '
+      f'{row["first_audio_secs"]:.2f} s, 95 % of chunks within {row["chunk_p95_secs"]:.2f} s of '
+      f'{row["chunk_audio_secs"]:g} s',
+      'good' if row['chunk_p95_secs'] < row['chunk_audio_secs'] else 'bad',
+    )
+    for row in rows
+  ]

@@ -1,96 +1,38 @@
 """Measures language models side by side and writes the report.
 
-The stages, in order: load the models; score held-out tokens beside the unigram anchor; reconstruct
-held-out audio at several depths; generate from prompts and go on from held-out music; measure the
-signals beside their anchors; write. What cannot be measured is named in the report with its reason.
+The stages, in order: load the models and see how fast they are; score held-out tokens beside the
+unigram anchor; reconstruct held-out audio at several depths; play; measure every clip beside its
+anchors; look at long streams, turning prompts and memory; write. Every measurement is kept under a
+hash of all that it depends on, so that a run goes on where one stopped. What cannot be measured is
+named in the report with its reason.
 """
 
-import contextlib
 import dataclasses
 import datetime
-import math
 import pathlib
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from evaluation import excerpts, identity, token_stage, verdicts
 from evaluation.codec_stage import describe_codebooks, measure_codec
 from evaluation.learning_curves import read_curves
 from evaluation.report import Report, write_report
-from inference import SamplingOptions
 from models.bundle import Bundle, check_tokens
 from models.spec import LiveMusicSpec
+from pipelines import evaluation_audio
 from pipelines.checkpoint_sources import Source, load_sources
-from pipelines.evaluate_audio import Listening, listen
-from pipelines.prepared_data import HeldOutAudio, PreparedData
+from pipelines.clip_store import ClipStore
+from pipelines.evaluation_budget import Budget
+from pipelines.evaluation_clips import Bench
+from pipelines.evaluation_options import EvaluationOptions
+from pipelines.evaluation_progress import Stages
+from pipelines.measurements import Measurements
+from pipelines.prepared_data import PreparedData
 
-_LEAST = {
-  'num_examples': 1, 'batch_size': 1, 'max_training_records': 1, 'num_audio_tracks': 0,
-  'num_prompts': 0, 'num_continuations': 0,
-}  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationOptions:
-  """How much is measured; the defaults take about a minute on two cores at `tiny` size.
-
-  Attributes:
-    num_examples: held-out excerpts whose tokens are scored.
-    batch_size: excerpts at a time.
-    max_training_records: records of the training set that the unigram counts at most.
-    context_secs: lengths of context that are compared, on half of the excerpts.
-    num_audio_tracks: held-out tracks for the codec and as a reference to hear.
-    num_audio_secs: seconds of each generated and reference recording.
-    codec_depths: RVQ levels that are compared.
-    prompts: texts to generate from; none takes captions of held-out tracks.
-    num_prompts: how many of those.
-    num_continuations: held-out recordings that each model continues.
-    temperature, top_k, guidance_weight: of sampling; None takes the defaults of inference.
-    seed: of excerpts, sampling and bootstrap.
-
-  Raises:
-    ValueError: a number is out of range, or a prompt is empty.
-  """
-
-  num_examples: int = 48
-  batch_size: int = 8
-  max_training_records: int = 5000
-  context_secs: tuple[float, ...] = (0, 2, 5, 10)
-  num_audio_tracks: int = 4
-  num_audio_secs: float = 10.0
-  codec_depths: tuple[int, ...] = (4, 16, 64)
-  prompts: tuple[str, ...] = ()
-  num_prompts: int = 2
-  num_continuations: int = 1
-  temperature: float | None = None
-  top_k: int | None = None
-  guidance_weight: float | None = None
-  seed: int = 0
-
-  def __post_init__(self):
-    for name, least in _LEAST.items():
-      if not getattr(self, name) >= least:
-        raise ValueError(f'{name}={getattr(self, name)} must be at least {least}.')
-    if not 0 < self.num_audio_secs < math.inf:
-      raise ValueError(f'num_audio_secs={self.num_audio_secs} is not a number above 0.')
-    if min(self.codec_depths, default=0) < 1:
-      raise ValueError(f'codec_depths={self.codec_depths}: name at least one, of 1 level or more.')
-    if isinstance(self.prompts, str):
-      raise ValueError(f'prompts={self.prompts!r} is one text; write ({self.prompts!r},).')
-    if not all(text.strip() for text in self.prompts):
-      raise ValueError(f'prompts={self.prompts} has an empty text.')
-    _ = self.sampling  # Raises where an option is out of range.
-
-  @property
-  def sampling(self) -> SamplingOptions:
-    """The sampling options, defaults filled in."""
-    names = ('temperature', 'top_k', 'guidance_weight')
-    given = {name: getattr(self, name) for name in names}
-    return SamplingOptions(**{name: value for name, value in given.items() if value is not None})
+MEASURED_FILE, CACHE_FOLDER = 'measured.jsonl', 'cache'
+__all__ = ['EvaluationOptions', 'evaluate']
 
 
 def evaluate(
@@ -101,6 +43,7 @@ def evaluate(
   names: Sequence[str] | None = None,
   split: str | None = None,
   options: EvaluationOptions | None = None,
+  budget: str | None = None,
   operative_config: Callable[[], str] | None = None,
   title: str = 'Live music models, measured',
 ) -> Report:
@@ -108,69 +51,59 @@ def evaluate(
 
   Args:
     checkpoint_path: one model or several: bundled names, bundle folders, MODEL_DIRs, checkpoints.
+      The first is the base that the others are compared with.
     data_dir: what prepare.py wrote.
-    output_dir: made if it does not exist.
+    output_dir: made if it does not exist; what was measured there is not measured again.
     names: of the models in the report.
     split: held-out split; None takes 'test', or 'validation' where there is no test record.
     options: how much is measured.
+    budget: time such as '2min', by which the numbers of samples are picked; None keeps them.
     operative_config: gives the gin text that the report shows.
     title: of the report.
 
   Raises:
     FileExistsError: `output_dir` is a file.
     FileNotFoundError: a model or the data are not there.
-    ValueError: the models do not share the token layout, or their tokens are another codec's.
+    ValueError: the models do not share the token layout, or their tokens are another codec's; or
+      the budget is no time.
   """
   options = options or EvaluationOptions()
+  limit = Budget(budget)
   report = Report(title, datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d %H:%M UTC'))
   report.operative_config = operative_config() if operative_config else ''
-  stage = _Stages(report.stage_secs)
+  folder = pathlib.Path(output_dir).expanduser()
   # A place that cannot be written ends the run here, not after all the work.
-  pathlib.Path(output_dir).mkdir(parents=True, exist_ok=True)
+  folder.mkdir(parents=True, exist_ok=True)
+  store = Measurements(folder / MEASURED_FILE)
+  stage = Stages(report.stage_secs, store)
   with stage('load'):
     sources = load_sources(checkpoint_path, names)
     spec, codec, style = _shared_parts(sources)
     data = PreparedData.open(data_dir, spec, split)
     data.check(codec, style)
     data.count_training_codes(options.max_training_records)
+    clips = ClipStore(folder / CACHE_FOLDER, spec.sample_rate)
+    bench = Bench(sources, codec, style, spec, data, options, clips, report.skipped)
+    options = limit.pick(bench, report)
+    bench.options = options
     report.identity = _identity(sources, codec, style, data)
-    report.protocol = _protocol(options, data)
-  with stage('token losses'):
-    report.token_losses = _token_losses(sources, data, spec, options)
+  with stage('token losses') as bar:
+    report.token_losses = _token_losses(bench, store, bar)
   report.learning_curves = _learning_curves(sources)
-  with stage('codec'):
-    held_out = data.read_audio(options.num_audio_tracks, options.num_audio_secs)
-    report.skipped += data.problems
-    report.codec, decoded, skipped = _codec(codec, held_out, data, spec, options)
-    report.skipped += skipped
-  with stage('generation and signals'):
-    listening = Listening(sources, codec, style, spec, options)
-    listen(report, listening, held_out, decoded.get(spec.target_levels, []))
+  with stage('codec') as bar:
+    report.codec = _codec(bench, store, report.skipped, bar)
+  evaluation_audio.listen(report, bench, store, stage)
+  report.skipped += data.problems
+  report.protocol = _protocol(options, data, report)
   report.limits = verdicts.limits(report)
   report.summary = verdicts.summary(report)
   with stage('report'):
-    page = write_report(report, output_dir)
+    page = write_report(report, folder)
+  stage.close()
   print(f'{page} ({page.stat().st_size / 1e6:.1f} MB)')
   for line in report.summary:
     print(f'  {line["text"]}')
   return report
-
-
-class _Stages:
-  """Prints each stage with its number and keeps its seconds."""
-
-  names = ('load', 'token losses', 'codec', 'generation and signals', 'report')
-
-  def __init__(self, seconds: dict[str, float]):
-    self._seconds = seconds
-
-  @contextlib.contextmanager
-  def __call__(self, name: str) -> Iterator[None]:
-    number = self.names.index(name) + 1
-    print(f'[{number}/{len(self.names)}] {name}', flush=True)
-    start = time.perf_counter()
-    yield
-    self._seconds[name] = round(time.perf_counter() - start, 1)
 
 
 def _shared_parts(sources: Sequence[Source]) -> tuple[LiveMusicSpec, Any, Any]:
@@ -198,24 +131,33 @@ def _load_codec_and_style(bundle: Bundle) -> tuple[Any, Any]:
   return SpectroStream.load(bundle.codec_name), MusicCoCa.load(bundle.style_name)
 
 
-def _token_losses(
-  sources: Sequence[Source], data: PreparedData, spec: LiveMusicSpec, options: EvaluationOptions
-) -> dict[str, Any]:
+def _token_losses(bench: Bench, store: Measurements, bar: Any) -> dict[str, Any]:
+  options, spec, data = bench.options, bench.spec, bench.data
   chosen = excerpts.choose_excerpts(
     list(data.held_out_records()), options.num_examples, spec, options.seed
   )
-  total = token_stage.num_rows(len(sources), len(chosen), len(options.context_secs))
-  with tqdm(total=total, desc='token losses', unit='excerpt') as bar:
-    return token_stage.measure_tokens(
-      [(source.name, source.bundle.model, source.bundle.params) for source in sources],
-      data.training_counts,
-      chosen,
-      spec,
-      context_secs=options.context_secs,
-      batch_size=options.batch_size,
-      seed=options.seed,
-      on_batch=bar.update,
-    )
+  content = [
+    identity.array_hash(np.concatenate([one.target.ravel(), one.context.ravel(), one.style]))
+    for one in chosen
+  ]
+  by_name = {source.name: source for source in bench.sources}
+
+  def take(name: str, measure: Callable[[], Any]) -> Any:
+    weights = bench.weights_hash(by_name[name])
+    return store.take(['tokens', 1, weights, content, list(options.context_secs)], measure)
+
+  bar.begin(token_stage.num_rows(len(by_name), len(chosen), len(options.context_secs)), 'excerpt')
+  return token_stage.measure_tokens(
+    [(source.name, source.bundle.model, source.bundle.params) for source in bench.sources],
+    data.training_counts,
+    chosen,
+    spec,
+    context_secs=options.context_secs,
+    batch_size=options.batch_size,
+    seed=options.seed,
+    on_batch=bar.update,
+    take=take,
+  )
 
 
 def _learning_curves(sources: Sequence[Source]) -> dict[str, Any]:
@@ -229,27 +171,29 @@ def _learning_curves(sources: Sequence[Source]) -> dict[str, Any]:
 
 
 def _codec(
-  codec: Any,
-  held_out: Sequence[HeldOutAudio],
-  data: PreparedData,
-  spec: LiveMusicSpec,
-  options: EvaluationOptions,
-) -> tuple[dict[str, Any] | None, dict[int, list[np.ndarray]], list[dict[str, str]]]:
+  bench: Bench, store: Measurements, problems: list[dict[str, str]], bar: Any
+) -> dict[str, Any] | None:
+  options, spec = bench.options, bench.spec
+  held_out = bench.data.read_audio(options.num_audio_tracks, options.num_audio_secs)
   if not held_out:
-    return None, {}, [{'what': 'Codec reconstruction', 'why': 'no held-out audio can be read'}]
+    problems.append({'what': 'Codec reconstruction', 'why': 'no held-out audio can be read'})
+    return None
   depths = sorted({min(depth, spec.codec_levels) for depth in options.codec_depths})
   depths = sorted({*depths, spec.target_levels})
-  with tqdm(total=len(held_out) * len(depths), desc='codec', unit='decoding') as bar:
-    section, decoded, skipped = measure_codec(
-      codec,
-      [recording.audio for recording in held_out],
-      depths,
-      spec,
-      seed=options.seed,
+  bar.begin(len(held_out) * len(depths), 'decoding')
+
+  def run() -> list[Any]:
+    section, _, skipped = measure_codec(
+      bench.codec, [recording.audio for recording in held_out], depths, spec, seed=options.seed,
       on_step=bar.update,
-    )
-  section['codebooks'] = describe_codebooks(data.training_counts)
-  return section, decoded, skipped
+    )  # fmt: skip
+    return [section, skipped]
+
+  content = [identity.array_hash(recording.audio) for recording in held_out]
+  depends = ['codec', 1, bench.codec_hash, content, depths, options.seed]
+  section, skipped = store.take(depends, run)
+  problems += skipped
+  return section | {'codebooks': describe_codebooks(bench.data.training_counts)}
 
 
 def _identity(
@@ -280,17 +224,21 @@ def _identity(
   return parts
 
 
-def _protocol(options: EvaluationOptions, data: PreparedData) -> list[list[str]]:
+def _protocol(options: EvaluationOptions, data: PreparedData, report: Report) -> list[list[str]]:
   sampling = options.sampling
-  return [
+  rows = [
     ['Held-out split', data.split],
     ['Token losses', f'{options.num_examples} excerpts at most, taken from the tracks in turn'],
-    ['Audio', f'{options.num_audio_secs:g} s a clip, {options.num_audio_tracks} tracks at most'],
+    ['Music A and B', report.music],
+    ['Clips', f'{options.num_audio_secs:g} s each; of every model {options.num_prompts} prompts '
+     f'with {options.num_seeds} draws and {options.num_continuations} continuations at most'],
     [
       'Sampling',
       f'temperature {sampling.temperature:g}, top-k {sampling.top_k}, guidance '
-      f'{sampling.guidance_weight:g}; one candidate for each prompt',
+      f'{sampling.guidance_weight:g}; every draw is kept, none is chosen',
     ],
-    ['Seed', str(options.seed)],
-    ['Intervals', '95 %, bootstrap over tracks, 1000 resamples'],
-  ]
+    ['Seeds', f'{options.seed} to {options.seed + options.num_seeds - 1}'],
+    ['Intervals', '95 %, bootstrap over tracks, 1000 resamples; of distances, leaving out one '
+     'track at a time'],
+  ]  # fmt: skip
+  return rows + [['Budget', line] for line in report.budget]

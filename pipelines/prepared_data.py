@@ -137,6 +137,10 @@ class PreparedData:
       recordings.append(HeldOutAudio(track.track_id, title, track.caption, audio))
     return recordings
 
+  def training_records(self, number: int) -> Iterator[TokenRecord]:
+    """The first records of the training split, which lie shuffled."""
+    return itertools.islice(self._records(TRAIN), number)
+
   def tracks(self, split: str | None = None) -> list[Track]:
     """Tracks of a split (None: the held-out one), one of each genre in turn."""
     return self._by_genre(0, split)

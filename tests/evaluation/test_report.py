@@ -1,6 +1,7 @@
 """The report as a reader's browser and a program get it: opened, parsed, checked."""
 
 import csv
+import dataclasses
 import html.parser
 import json
 import re
@@ -8,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from evaluation import plots, signal_health, verdicts
+from evaluation import anchors, families, metric_table, panels, plots, signal_health, verdicts
 from evaluation.report import SCHEMA_VERSION, Clip, Report, write_report
 
 RATE = 48_000
@@ -93,9 +94,21 @@ def report():
     make_clip('m0_c0', 'Going on from a song', given_secs=0.25, chunk_secs=0.5),
     make_clip('r0_o', 'Reference: a song'),
   ]
-  figures = dict(clips[0].figures)
-  music = {**figures, 'spectral_flatness': 0.01}
-  columns = [('tiny', music), (verdicts.CORPUS, music), (verdicts.WHITE_NOISE, figures)]
+  figures = {metric.key: 1.0 for family in families.FAMILIES for metric in family.metrics}
+  figures |= clips[0].figures
+  music = {**figures, 'spectral_flatness': 0.01, 'pulse_clarity': 0.5, 'bandwidth_hz': 500.0}
+  columns = [
+    metric_table.Column(name, kind, [own, own], ['t0', 't1'])
+    for name, kind, own in (
+      (anchors.REFERENCE, 'anchor', music), (anchors.CORPUS, 'anchor', music),
+      ('tiny', 'model', music), (anchors.WHITE_NOISE, 'anchor', figures),
+    )
+  ]  # fmt: skip
+  tables = [
+    {'key': f.key, 'title': f.title, 'about': f.about,
+     **metric_table.build(f.metrics, columns, anchors.REFERENCE)}
+    for f in families.FAMILIES
+  ]  # fmt: skip
   result = Report(
     title='Two models <measured>',
     created='2026-01-02 03:04 UTC',
@@ -126,13 +139,51 @@ def report():
       'codebooks': {'num_frames': 12345, 'used_share': 0.97, 'lowest_entropy': 7.1,
                     'highest_entropy': 9.9, 'most_bits': 10.0},
     },
-    health={
-      'columns': [{'name': n, 'num_clips': 1, 'figures': f} for n, f in columns],
-      'models': ['tiny'],
-    },
-    adherence={'num_prompts': 2, 'rows': [
+    families=tables,
+    distances=[{
+      'embedding': 'logmel', 'about': 'fixed', 'dim': 24, 'num_reference': 30, 'r2': {'tiny': 0.9},
+      'columns': [{'name': name, 'kind': kind, 'num_points': 20, 'num_tracks': 4}
+                  for name, kind in ((anchors.CORPUS, 'anchor'), ('tiny', 'model'),
+                                     (anchors.WHITE_NOISE, 'anchor'))],
+      'rows': [metric_table.row(
+        metric_table.Metric('kad_logmel', 'Kernel distance (KAD)', '', 'lower',
+                            (anchors.CORPUS, anchors.WHITE_NOISE)),
+        {anchors.CORPUS: [1.0, 0.5, 1.5], 'tiny': [1.2, 0.4, 2.0],
+         anchors.WHITE_NOISE: [90.0, 80.0, 99.0]}, anchors.REFERENCE)],
+    }],
+    continuity={'ordered': False, 'rows': [
+      {'name': 'tiny', 'kind': 'model', 'tempo_kept': 0.5, 'key_score': 0.4, 'num_clips': 2}]},
+    adherence={'num_prompts': 2, 'ordered': True, 'rows': [
       {'name': 'tiny', 'kind': 'model', 'own': 0.7, 'other': 0.4, 'margin': 0.3, 'top1': 1.0}]},
-    speed=[['Generating with tiny', '1.50 times real time']],
+    transitions={'step_secs': 4.0, 'num_steps': 3, 'piece_secs': 2.0, 'pairs': [
+      {'first': 'church organ', 'second': 'funk', 'curves': {
+        'tiny': {'kind': 'model', 'to_first': [1.0, 0.5, 0.0], 'to_second': [0.0, 0.5, 1.0],
+                 'to_asked': [1.0, 1.0, 1.0], 'gain': 2.0, 'control_delay_secs': float('inf')}}}]},
+    drift={'piece_secs': 10.0, 'num_pieces': 3, 'from_start': {'tiny': [0.0, 0.1, 0.2]},
+           'columns': [{'name': 'tiny', 'kind': 'model'}],
+           'curves': {'rms_db': {'tiny': [-20.0, -21.0, -22.0]}},
+           'rows': [{'key': 'rms_db', 'label': 'RMS', 'unit': 'dBFS', 'digits': 2, 'ordered': None,
+                     'wrong': [], 'slopes': {'tiny': {'slope': -6.0, 'p': 0.01}}}]},
+    memorization={
+      'rows': [{'name': 'tiny', 'kind': 'model', 'training_rate': 0.25, 'held_out_rate': 0.0,
+                'excess': 0.25, 'longest_run': 90, 'largest_share': 0.9, 'num_training': 4,
+                'num_held_out': 4, 'memorized': True}],
+      'run_threshold': 12, 'share_threshold': 0.8, 'num_frames': 1000, 'num_records': 4,
+      'context_secs': 10, 'ordered': True, 'pairs': [],
+    },
+    live=[{'name': 'tiny', 'chunk_audio_secs': 2.0, 'real_time_factor': 1.5,
+           'first_audio_secs': 1.2, 'chunk_p50_secs': 1.3, 'chunk_p95_secs': 1.6,
+           'chunk_p99_secs': 1.7, 'late_share': 0.0, 'cold_start_secs': 9.0, 'num_chunks': 20}],
+    paired=[{'model': 'bad', 'key': 'coarse', 'label': 'Loss of the coarse levels',
+             'difference': 0.7, 'low': 0.6, 'high': 0.8, 'p': 0.01, 'p_holm': 0.02,
+             'num_tracks': 9, 'better': False}],
+    slices=[{'kind': 'style', 'slice': 'Jazz', 'num_examples': 4, 'num_tracks': 2,
+             'values': {'tiny': [5.0, 4.9, 5.1]}}],
+    samples=[{'key': key, 'column': 'tiny', 'kind': 'model', 'source': 'prompt', 'track_id': 't0',
+              'title': 'church <organ>', 'seed': 0, 'style': 'Jazz', **clip.figures,
+              'corpus_distance': distance}
+             for key, clip, distance in (('m0_p0', clips[0], 2.0), ('m0_c0', clips[1], 0.5),
+                                         ('m0_p1', clips[1], float('nan')))],
     skipped=[{'what': 'MP3 at 16 kbit/s', 'why': 'ffmpeg absent'}],
     stage_secs={'load': 1.0},
     clips=clips,
@@ -151,7 +202,11 @@ def written(report, tmp_path_factory):
 def test_page_is_well_formed_with_all_sections_and_unique_ids(written):
   page = Page(written[1])
   assert page.open == []
-  sections = {'summary', 'tokens', 'codec', 'audio', 'health', 'adherence', 'identity', 'limits'}
+  sections = {
+    'summary', 'tokens', 'codec', 'audio', 'samples', 'distances', 'health', 'rhythm', 'tonality',
+    'repetition', 'closeness', 'adherence', 'drift', 'memorization', 'live', 'paired', 'slices',
+    'identity', 'limits',
+  }  # fmt: skip
   assert sections <= set(page.ids)
   assert len(page.ids) == len(set(page.ids))
   assert page.unlabelled == []
@@ -159,15 +214,17 @@ def test_page_is_well_formed_with_all_sections_and_unique_ids(written):
   assert anchors <= set(page.ids)
   text = ' '.join(page.text)
   for expected in ('church organ', 'skipped: ffmpeg absent', 'abc123', 'BATCH_SIZE = 8 # <tag>',
-                   '(−0.500)', '(+0.250)', 'Opus at 16 kbit/s', '97.0 %'):  # fmt: skip
+                   '(−0.500)', '(+0.250)', 'Opus at 16 kbit/s', '97.0 %', 'church <organ>',
+                   'worse', 'style: Jazz'):  # fmt: skip
     assert expected in text, expected
 
 
-def test_page_needs_no_network_and_scripts_nothing(written):
+def test_page_needs_no_network(written):
   page = Page(written[1])
   assert [ref for ref in page.references if not ref.startswith(('#', 'data:'))] == []
   assert not re.search(r'(?:https?:)?//[a-z]', re.sub(r'data:[^"]*', '', written[1]))
-  assert 'script' not in page.tags
+  assert page.tags.count('script') == 1  # Inline: sorting, seeking, light and dark.
+  assert 'fetch(' not in written[1] and 'XMLHttpRequest' not in written[1]
   assert '<b>caption</b>' not in written[1]  # Escaped.
   assert 'prefers-color-scheme: dark' in written[1]
   assert len(written[1]) < 30_000_000
@@ -193,7 +250,7 @@ def test_audio_plays_from_the_page_and_lies_beside_it(written, report):
 
 def test_json_holds_every_figure(written, report):
   values = json.loads((written[0] / 'report.json').read_text())
-  assert values['schema_version'] == SCHEMA_VERSION == 1
+  assert values['schema_version'] == SCHEMA_VERSION == 2
   rows = {row['name']: row for row in values['token_losses']['rows']}
   assert rows['tiny']['loss'] == pytest.approx(report.token_losses['rows'][1]['loss'])
   assert values['codec']['others'][0]['mel_distance_db'][0] == 3
@@ -214,9 +271,23 @@ def test_values_that_are_not_finite_become_null(tmp_path):
 def test_samples_csv_has_a_line_a_clip(written, report):
   with open(written[0] / 'samples.csv', newline='') as file:
     lines = list(csv.DictReader(file))
-  assert [line['key'] for line in lines] == [clip.key for clip in report.clips]
+  assert [line['key'] for line in lines] == ['m0_p0', 'm0_c0', 'm0_p1']
   assert float(lines[0]['rms_db']) == pytest.approx(-20, abs=0.1)
-  assert lines[0]['caption'] == '<b>caption</b> & more'
+  assert lines[0]['title'] == 'church <organ>'
+  assert lines[0]['file'] == 'audio/m0_p0.mp3' and lines[2]['file'] == ''
+
+
+def test_a_metric_that_does_not_order_its_anchors_is_flagged_and_grey(report, written):
+  """White noise has the better pulse here: the figures were made so."""
+  rhythm = next(table for table in report.families if table['key'] == 'rhythm')
+  row = next(row for row in rhythm['rows'] if row['key'] == 'pulse_clarity')
+  assert row['wrong'] == [[anchors.CORPUS, anchors.WHITE_NOISE]]
+  assert written[1].count('<tr class="flagged"') >= 2
+  assert f'Pulse clarity does not order its anchors: {anchors.CORPUS} is not better' in written[1]
+  svg = panels.dots({**rhythm, 'rows': [row]}, 'key')
+  assert plots.COLOURS[0] not in svg and '⚠' in svg
+  svg = panels.dots({**rhythm, 'rows': [{**row, 'ordered': True}]}, 'key')
+  assert plots.COLOURS[0] in svg
 
 
 def test_too_much_audio_is_named_instead_of_embedded(report, tmp_path, monkeypatch):
@@ -226,14 +297,27 @@ def test_too_much_audio_is_named_instead_of_embedded(report, tmp_path, monkeypat
   assert len(Page(text).audio) < len(report.clips)
 
 
-def test_summary_says_what_the_figures_say(report):
-  lines = {line['text']: line['status'] for line in report.summary}
-  tiny, bad = list(lines)[:2]
-  assert 'tiny lies below the unigram anchor on 16 of 16 levels' in tiny
-  assert lines[tiny] == 'good'
-  assert 'bad lies below the unigram anchor on 0 of 16 levels' in bad
-  assert lines[bad] == 'bad'
-  assert any('nearer than Opus at 16 kbit/s' in text for text in lines)
+def test_summary_is_five_lines_that_say_what_the_figures_say(report):
+  assert len(report.summary) == 5
+  learned, sound, near, memory, live = report.summary
+  assert 'tiny lies below the unigram anchor on 16 of 16 levels' in learned['text']
+  assert 'bad lies below the unigram anchor on 0 of 16 levels' in learned['text']
+  assert learned['status'] == 'bad'
+  assert 'tiny: a sound signal' in sound['text'] and sound['status'] == 'good'
+  assert 'over logmel' in near['text'] and 'tiny 1.2' in near['text'] and near['status'] == 'good'
+  assert 'copies 25 % of training contexts' in memory['text'] and memory['status'] == 'bad'
+  assert '1.5 times as fast as time' in live['text'] and live['status'] == 'good'
+
+
+def test_no_distance_is_spoken_of_that_does_not_order_its_anchors(report):
+  wrong = metric_table.row(
+    metric_table.Metric('kad_logmel', 'K', '', 'lower', (anchors.CORPUS, anchors.WHITE_NOISE)),
+    {anchors.CORPUS: [9.0] * 3, 'tiny': [1.0] * 3, anchors.WHITE_NOISE: [2.0] * 3}, '',
+  )  # fmt: skip
+  changed = dataclasses.replace(report, distances=[{**report.distances[0], 'rows': [wrong]}])
+  near = verdicts.summary(changed)[2]
+  assert near['text'] == 'Near to music: no distance orders its anchors here.'
+  assert near['status'] == 'info'
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,18 @@ import jax
 import numpy as np
 import pytest
 
+from evaluation import families
 from evaluation.excerpts import TokenRecord
 from evaluation.token_losses import count_codes
+from inference import LiveSession
 from models.bundle import Bundle, save_bundle
 from models.depthformer import DepthformerConfig, DepthformerModel
 from models.spec import LiveMusicSpec
 from pipelines import evaluate as evaluate_lib
+from pipelines import evaluation_progress
 from pipelines.evaluate import EvaluationOptions, evaluate
 from pipelines.prepared_data import HeldOutAudio
+from preprocessing.manifest import Track
 
 SPEC = LiveMusicSpec(
   codebook_size=8,
@@ -64,7 +68,7 @@ class Style:
 
 
 class Data:
-  """Tokens of six tracks, two of them held out with audio."""
+  """Tokens of six tracks, two of them held out; the audio of one is gone."""
 
   split = 'test'
   problems = [{'what': 'Audio of track x', 'why': 'x.wav: no such file'}]
@@ -89,6 +93,24 @@ class Data:
   def held_out_records(self):
     return self._records(['e', 'f'])
 
+  def training_records(self, number):
+    return self._records(['a', 'b', 'c', 'd'])
+
+  def tracks(self, split=None):
+    names = ['a', 'b', 'c', 'd'] if split == 'train' else ['e', 'f']
+    return [
+      Track(name, f'{name}.wav', name, 8.0, 48_000, 2, f'Track {name}', genre=f'g{name}',
+            caption=f'caption {"x" * ord(name)}', split=split or 'test')
+      for name in names
+    ]  # fmt: skip
+
+  def read_excerpt(self, track, start_secs, secs):
+    if track.track_id == 'd':
+      raise OSError('d.wav: no such file')
+    rng = np.random.default_rng(ord(track.track_id))
+    codes = rng.integers(0, 8, [200, 4])[round(25 * start_secs) : round(25 * (start_secs + secs))]
+    return Codec().decode(codes)
+
   def read_audio(self, number, secs):
     codes = [np.random.default_rng(i).integers(0, 8, [int(secs * 25), 4]) for i in range(number)]
     return [
@@ -112,27 +134,54 @@ def result(tmp_path_factory):
   patch = pytest.MonkeyPatch()
   patch.setattr(evaluate_lib, '_load_codec_and_style', lambda bundle: (Codec(), Style()))
   patch.setattr(evaluate_lib.PreparedData, 'open', lambda *_: Data())
-  options = EvaluationOptions(
-    num_examples=6, batch_size=4, context_secs=(0, 0.8), num_audio_tracks=2, num_audio_secs=1.0,
-    codec_depths=(1, 4), num_prompts=2, num_continuations=1,
-  )  # fmt: skip
   paths = (str(folder / 'model0'), str(folder / 'model1'))
-  report = evaluate(
-    paths, 'data', str(folder / 'out'), options=options, operative_config=lambda: 'A = 1'
-  )
+
+  def run():
+    return evaluate(
+      paths, 'data', str(folder / 'out'), options=OPTIONS, operative_config=lambda: 'A = 1'
+    )
+
+  report = run()
+  text = (folder / 'out' / 'report.json').read_text()
+  # Once more, with models that cannot play: everything must come from what is kept.
+  patch.setattr(LiveSession, 'next_chunk', lambda self: 1 / 0)
+  patch.setattr(families, 'measure', lambda *_: 1 / 0)
+  again = run()
   patch.undo()
-  return report, folder / 'out'
+  return report, folder / 'out', text, again
+
+
+OPTIONS = EvaluationOptions(
+  num_examples=6, batch_size=4, context_secs=(0, 0.8), num_audio_tracks=2, num_audio_clips=4,
+  num_reference_clips=4, num_audio_secs=4.0, codec_depths=(1, 4), num_prompts=2, num_seeds=1,
+  num_continuations=1, stream_secs=30.0, num_transitions=1, num_memory_probes=2, num_live_chunks=3,
+)  # fmt: skip
 
 
 def test_every_section_is_measured_and_written(result):
-  report, folder = result
-  values = json.loads((folder / 'report.json').read_text())
-  for section in ('token_losses', 'codec', 'health', 'adherence', 'speed', 'identity', 'summary'):
+  report, folder, text, _ = result
+  values = json.loads(text)
+  for section in (
+    'token_losses', 'codec', 'families', 'distances', 'continuity', 'adherence', 'transitions',
+    'drift', 'memorization', 'live', 'paired', 'slices', 'samples', 'identity', 'summary',
+  ):  # fmt: skip
     assert values[section], section
   assert (folder / 'report.html').stat().st_size > 50_000
   assert values['operative_config'] == 'A = 1'
-  assert list(values['stage_secs']) == list(evaluate_lib._Stages.names[:-1])
+  assert list(values['stage_secs']) == list(evaluation_progress.NAMES[:-1])
   assert {'what': 'Audio of track x', 'why': 'x.wav: no such file'} in values['skipped']
+  assert {'what': 'Audio of Track d', 'why': 'd.wav: no such file'} in values['skipped']
+  absent = [entry['what'] for entry in values['skipped'] if 'weights absent' in entry['why']]
+  assert [what.split()[2] for what in absent] == ['clap', 'vggish', 'openl3', 'passt']
+
+
+def test_a_second_run_measures_nothing_and_says_the_same(result):
+  report, _, text, again = result
+  first = json.loads(text)
+  second = json.loads(json.dumps(again.to_json()))
+  for section in ('created', 'stage_secs'):
+    del first[section], second[section]
+  assert second == first
 
 
 def test_anchor_and_models_share_the_table(result):
@@ -148,29 +197,64 @@ def test_anchor_and_models_share_the_table(result):
 
 
 def test_clips_of_models_and_references(result):
-  report, folder = result
+  report, folder = result[:2]
   groups = {}
   for clip in report.clips:
     groups.setdefault(clip.group.split(':')[0], []).append(clip)
-  assert len(groups['Prompt']) == 4
-  assert len(groups['Reference']) == 4
+  assert len(groups['model0']) == len(groups['model1']) == 3  # Best, median, worst.
+  assert len(groups['Most like the training music']) == 8  # Two pairs a model.
+  assert len(groups['Anchors']) == 8
   continued = [clip for clip in report.clips if clip.given_secs]
-  assert [clip.title for clip in continued] == ['model0', 'model1']
-  assert continued[0].given_secs == pytest.approx(24 * 0.04)
-  for clip in groups['Prompt']:
-    assert len(clip.audio) == SPEC.sample_rate
+  assert [clip.group for clip in continued] == ['model0', 'model1']
+  assert continued[0].given_secs == pytest.approx(99 * 0.04)
+  for clip in groups['model0']:
+    assert len(clip.audio) == round((4 + clip.given_secs) * SPEC.sample_rate)
     assert (folder / 'audio' / f'{clip.key}.mp3').is_file()
+  places = [clip.figures['corpus_distance'] for clip in groups['model0']]
+  assert places == sorted(places)
 
 
-def test_health_has_the_models_and_every_anchor(result):
-  columns = {column['name']: column for column in result[0].health['columns']}
-  assert set(columns) == {
-    'model0', 'model1', 'held-out corpus', 'codec, 3 levels', 'random codes', 'white noise'
+def test_samples_have_their_model_seed_and_slice(result):
+  rows = [row for row in result[0].samples if row['kind'] == 'model']
+  assert len(rows) == 6
+  assert {row['key'] for row in rows} == {
+    f'm{model}_{place}' for model in (0, 1) for place in ('p0_s0', 'p1_s0', 'c0')
   }  # fmt: skip
-  assert columns['model0']['num_clips'] == 3
-  noise = columns['white noise']['figures']['spectral_flatness']
-  assert noise > 10 * columns['held-out corpus']['figures']['spectral_flatness']
-  level = [columns[name]['figures']['rms_db'] for name in ('white noise', 'held-out corpus')]
+  assert {row['style'] for row in rows} == {'ge', 'gf'}
+  assert all(row['seed'] == 0 for row in rows)
+
+
+def test_models_are_compared_in_pairs(result):
+  rows = {row['key']: row for row in result[0].paired}
+  losses = {row['name']: row['coarse'][0] for row in result[0].token_losses['rows']}
+  assert rows['coarse']['difference'] == pytest.approx(losses['model1'] - losses['model0'])
+  assert rows['coarse']['num_tracks'] == 2
+  assert rows['coarse']['better'] is None  # Two tracks cannot give a small p.
+
+
+def test_planted_copies_are_found_and_held_out_music_is_none(result):
+  rows = {row['name']: row for row in result[0].memorization['rows']}
+  assert rows['planted copies']['training_rate'] == 1
+  assert rows['planted copies']['largest_share'] == 1
+  assert rows['held-out music']['training_rate'] == 0
+  assert result[0].memorization['ordered']
+
+
+def test_tables_have_the_models_and_every_anchor(result):
+  health = result[0].families[0]
+  columns = {column['name']: column for column in health['columns']}
+  assert list(columns)[:4] == ['music A', 'held-out music B', 'model0', 'model1']
+  assert set(list(columns)[4:]) == {
+    'B through the codec, 3 levels', 'B through the codec, 2 levels', 'B, one chunk looped',
+    'B, overdriven with gaps', 'B in noise at 10 dB', 'white noise', 'B, chunks shuffled',
+    'random codes',
+  }  # fmt: skip
+  assert columns['model0']['num_clips'] == 3 and columns['held-out music B']['num_clips'] == 4
+  rows = {row['key']: row for row in health['rows']}
+  flatness = {name: value[0] for name, value in rows['spectral_flatness']['values'].items()}
+  assert flatness['white noise'] > 10 * flatness['held-out music B']
+  assert rows['spectral_flatness']['ordered'] and rows['clipped_share']['ordered']
+  level = [rows['rms_db']['values'][name][0] for name in ('white noise', 'held-out music B')]
   assert level[0] == pytest.approx(level[1], abs=0.5)
 
 
