@@ -149,6 +149,7 @@ function showPlaying() {
 
 audio.addEventListener('stopped', ({detail}) => connection.send('stop', {next_sample: detail.position}));
 let reported = 0;
+let dry = 0;
 audio.addEventListener('report', ({detail}) => {
   if (detail.state === 'playing' && playClicked !== null) {
     $('fact-first').innerHTML = number((performance.now() - playClicked) / 1000, 2, 's');
@@ -157,6 +158,10 @@ audio.addEventListener('report', ({detail}) => {
     audio.setRebuffer(settings.buffer_secs);
   }
   delay.heard(detail.position);
+  if (detail.underruns > dry && !lastChunk?.slow) {
+    say('The sound paused: what was made ahead was used up. From now on more is made ahead.');
+  }
+  dry = detail.underruns;
   const now = performance.now();
   if (now - reported > REPORT_MS && wanted) {
     reported = now;
@@ -342,7 +347,15 @@ function closeDrop() {
 
 // Sliders.
 
-const sendSampling = throttled((fields) => change('sampling', fields), 80);
+let sampling = {};
+const flushSampling = throttled(() => {
+  change('sampling', sampling);
+  sampling = {};
+}, 80);
+const sendSampling = (fields) => {
+  Object.assign(sampling, fields);  // Two knobs at a time are both sent.
+  flushSampling();
+};
 const sendBuffer = throttled((secs) => change('buffer', {secs}), 150);
 const sendLoop = throttled((amount) => settings.inject.upload
   && change('inject', {upload: settings.inject.upload, amount}), 120);

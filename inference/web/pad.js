@@ -30,7 +30,8 @@ export class Pad extends EventTarget {
     this.places = [];
     root.addEventListener('pointerdown', (event) => this.down(event));
     root.addEventListener('pointermove', (event) => this.move(event));
-    for (const end of ['pointerup', 'pointercancel', 'lostpointercapture']) {
+    root.addEventListener('pointerup', () => this.up());
+    for (const end of ['pointercancel', 'lostpointercapture']) {
       root.addEventListener(end, () => { this.dragging = null; });
     }
     root.addEventListener('keydown', (event) => this.key(event));
@@ -105,6 +106,8 @@ export class Pad extends EventTarget {
   down(event) {
     const place = event.target.closest('.place');
     this.dragging = place ? Number(place.dataset.index) : 'cursor';
+    this.from = [event.clientX, event.clientY];
+    this.moved = false;
     this.root.setPointerCapture(event.pointerId);
     this.root.focus({preventScroll: true});
     if (!place) this.moveCursor(this.at(event));
@@ -113,10 +116,19 @@ export class Pad extends EventTarget {
 
   move(event) {
     if (this.dragging === null) return;
+    this.moved ||= Math.hypot(event.clientX - this.from[0], event.clientY - this.from[1]) > 4;
+    if (!this.moved) return;
     const place = this.at(event);
     if (this.dragging === 'cursor') return this.moveCursor(place);
     this.put(this.places[this.dragging], ...place);
     this.dispatchEvent(new CustomEvent('place', {detail: {index: this.dragging, place}}));
+  }
+
+  // A prompt that was touched and not moved is heard alone.
+  up() {
+    const prompt = this.prompts[this.dragging];
+    this.dragging = null;
+    if (prompt && !this.moved) this.moveCursor([prompt.x, prompt.y]);
   }
 
   key(event) {

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import threading
+import time
 
 import numpy as np
 
@@ -59,7 +60,7 @@ class Style:
 
 
 class Engine:
-  """Chunks whose sound is a ramp that names seed, index and style; `hold` keeps them back."""
+  """Chunks whose level names index and seed; each takes `secs`, and waits while `hold` is clear."""
 
   def __init__(self, secs=0.0):
     self.spec, self.codec = SPEC, Codec()
@@ -80,6 +81,7 @@ class Engine:
 
   def _make(self, request):
     self.hold.wait(10)
+    time.sleep(self._secs)
     if self.error:
       raise self.error
     codes = np.full([SPEC.chunk_frames, SPEC.target_levels], request.chunk_index % 8, np.int32)
