@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import mutagen
 import mutagen.mp3
+import mutagen.wave
 import numpy as np
 import soundfile
 import soxr
@@ -63,6 +64,7 @@ class AudioHeader:
     promised_secs: seconds that the header promises, read independently of the file's length, or
       None where the container makes no such promise.
     complete: False where the container's end mark is missing.
+    estimated: whether `frames` is a guess by size and bit rate, which promises nothing.
   """
 
   frames: int
@@ -72,6 +74,7 @@ class AudioHeader:
   subtype: str
   promised_secs: float | None = None
   complete: bool = True
+  estimated: bool = False
 
   @property
   def duration_secs(self) -> float:
@@ -103,12 +106,18 @@ def _local_header(path: str, name: str) -> AudioHeader:
       secs, rate, channels, codec = ffmpeg.probe(path)
     except ffmpeg.FfmpegError as error:
       raise AudioError('not_audio', f'{name} cannot be decoded: {error}') from error
-    return AudioHeader(round(secs * rate), rate, channels, 'FFMPEG', codec.upper(), secs)
+    guessed = ffmpeg.is_adts(path)
+    return AudioHeader(
+      round(secs * rate), rate, channels, 'FFMPEG', codec.upper(), None if guessed else secs,
+      estimated=guessed,
+    )  # fmt: skip
   try:
     info = soundfile.info(os.fsencode(path))
   except (soundfile.LibsndfileError, OSError) as error:
     reason = 'not_audio' if os.access(path, os.R_OK) else 'unreadable'
-    raise AudioError(reason, f'{name} cannot be decoded: {error}') from error
+    # libsndfile's MP3 part says of what is no MP3 that there is no such file.
+    told = '' if 'does not exist' in str(error) else f': {getattr(error, "error_string", error)}'
+    raise AudioError(reason, f'{name} cannot be decoded{told}') from error
   if not (info.samplerate > 0 and info.channels > 0):
     raise AudioError('not_audio', f'{name}: {info.channels} channels at {info.samplerate} Hz.')
   promised, complete = _promise(path, info)
@@ -168,7 +177,15 @@ def _promise(path: str, info) -> tuple[float | None, bool]:
   mode = getattr(tagged.info, 'bitrate_mode', None)
   if isinstance(tagged.info, mutagen.mp3.MPEGInfo) and mode == mutagen.mp3.BitrateMode.UNKNOWN:
     return None, True
+  if isinstance(tagged, mutagen.wave.WAVE) and _is_no_size(tagged.info):
+    return None, True
   return float(tagged.info.length), True
+
+
+def _is_no_size(info: mutagen.wave.WaveStreamInfo) -> bool:
+  """Whether a WAV file bears one of the sizes that programs write when they do not know it."""
+  size = info.length * info.sample_rate * info.channels * info.bits_per_sample / 8
+  return any(abs(size - none) < 1 << 16 for none in (0xFFFFFFFF, 0x7FFFFFFF))
 
 
 def _ogg_ends(path: str) -> bool:

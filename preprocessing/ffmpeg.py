@@ -35,10 +35,18 @@ def is_needed(path: str) -> bool:
       head = file.read(12)
   except OSError:
     return False
-  if head[4:8] == b'ftyp' or head.startswith(_HEADS):
-    return True
-  # ADTS: a sync word of 12 ones, then layer 0, which no MPEG audio has.
-  return len(head) > 2 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0
+  return head[4:8] == b'ftyp' or head.startswith(_HEADS) or _is_adts_head(head)
+
+
+def is_adts(path: str) -> bool:
+  """Whether a local file is bare AAC, which says nowhere how long it is."""
+  with open(path, 'rb') as file:
+    return _is_adts_head(file.read(2))
+
+
+def _is_adts_head(head: bytes) -> bool:
+  # A sync word of 12 ones, then layer 0, which no MPEG audio has.
+  return len(head) >= 2 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0
 
 
 def probe(path: str) -> tuple[float, int, int, str]:
@@ -70,14 +78,14 @@ def probe(path: str) -> tuple[float, int, int, str]:
 
 @contextlib.contextmanager
 def decoded(path: str) -> Iterator[str]:
-  """A temporary W64 file of float samples with the first audio stream of a local file.
+  """A temporary WAV file (RF64 from 4 GB on), in float, of a local file's first audio stream.
 
   Raises:
     FfmpegError: it is not decoded.
   """
   with tempfile.TemporaryDirectory() as folder:
-    target = os.path.join(folder, 'decoded.w64')
-    stream = ('-vn', '-map', '0:a:0', '-c:a', 'pcm_f32le', '-f', 'w64')
+    target = os.path.join(folder, 'decoded.wav')
+    stream = ('-vn', '-map', '0:a:0', '-c:a', 'pcm_f32le', '-rf64', 'auto', '-f', 'wav')
     _run('ffmpeg', '-nostdin', *_INPUT, '-i', _url(path), *stream, target)
     yield target
 

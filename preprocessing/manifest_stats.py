@@ -18,6 +18,8 @@ PLOT_FILE = 'manifest.png'
 STATS_FILE = 'manifest_stats.json'
 UNKNOWN = '(unknown)'
 _SHOWN = 12
+# Room in a picture, so that a single bar is no wall.
+_LEAST_ROWS = 6
 _SECS_PER_HOUR = 3600
 
 
@@ -170,12 +172,14 @@ def _bars(axes, shares: Mapping[str, Mapping[str, float]], title: str):
   names = [_shown(name).replace('$', r'\$') for name, _ in rows]
   axes.barh(range(len(rows)), [share['hours'] for _, share in rows], color='#3b6ea5')
   axes.set_yticks(range(len(rows)), names, fontsize=8)
+  axes.set_ylim(min(0, len(rows) - _LEAST_ROWS) - 0.6, len(rows) - 0.4)
   axes.set_title(title)
   axes.set_xlabel('hours')
 
 
 def _histogram(axes, values: Sequence[float], title: str, unit: str, count: str):
   axes.hist(values, bins=min(30, max(5, len(values) // 5)), color='#3b6ea5', edgecolor='white')
+  axes.yaxis.get_major_locator().set_params(integer=True)
   axes.set_title(title)
   axes.set_xlabel(unit)
   axes.set_ylabel(count)
@@ -185,5 +189,7 @@ def _rejects(axes, rejects: Mapping[str, int]):
   rows = list(rejects.items())[:_SHOWN][::-1]
   axes.barh(range(len(rows)), [count for _, count in rows], color='#a5473b')
   axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
+  axes.set_ylim(min(0, len(rows) - _LEAST_ROWS) - 0.6, len(rows) - 0.4)
+  axes.xaxis.get_major_locator().set_params(integer=True)
   axes.set_title('Set aside' if rows else 'Set aside: none')
   axes.set_xlabel('files')

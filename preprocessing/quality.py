@@ -155,7 +155,8 @@ def check_measurement(
   found: Measurement, header: audio.AudioHeader, limits: QualityLimits = DEFAULT_LIMITS
 ):
   """Raises AudioError with the first reason for which a measured file is set aside."""
-  promised = max(header.promised_secs or 0.0, header.duration_secs)
+  told = 0.0 if header.estimated else header.duration_secs
+  promised = max(header.promised_secs or 0.0, told)
   if not found.finite:
     raise audio.AudioError('not_finite', f'NaN or infinity after {found.duration_secs:.1f} s')
   if found.duration_secs < promised - limits.truncation_secs:
@@ -174,15 +175,15 @@ def check_measurement(
     raise audio.AudioError(
       'too_quiet', f'RMS {found.rms_dbfs:.1f} dBFS; at least {limits.min_level_dbfs:g} dBFS'
     )
-  if found.dc_offset > limits.max_dc_offset:
-    raise audio.AudioError(
-      'dc_offset', f'mean {found.dc_offset:.3f}; at most {limits.max_dc_offset:g}'
-    )
   if found.clipped_share > limits.max_clipped_share:
     raise audio.AudioError(
       'clipped',
       f'{found.clipped_share:.1%} of the samples at full scale; '
       f'at most {limits.max_clipped_share:.1%}',
+    )
+  if found.dc_offset > limits.max_dc_offset:
+    raise audio.AudioError(
+      'dc_offset', f'mean {found.dc_offset:.3f}; at most {limits.max_dc_offset:g}'
     )
   if found.bandwidth_hz < limits.min_bandwidth_hz:
     raise audio.AudioError(

@@ -1,0 +1,199 @@
+"""Scanning: read once, told right, stopped at any moment and gone on."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from preprocessing import audio, files, quality, scan
+
+ROOT = pathlib.Path(__file__).parents[2]
+RATE = 22_050
+SETTINGS = scan.ScanSettings()
+
+
+def _write(path, seed, secs=5.0):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  noise = np.random.default_rng(seed).normal(size=[round(secs * RATE), 2]) * 0.1
+  audio.write_audio(path, noise, RATE)
+  return str(path)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+  """Paths that were decoded, in order."""
+  decoded, measure = [], scan.measurement.measure
+
+  def counting(path, *args, **kwargs):
+    decoded.append(path)
+    return measure(path, *args, **kwargs)
+
+  monkeypatch.setattr(scan.measurement, 'measure', counting)
+  return decoded
+
+
+def test_a_scan_finds_what_the_checks_find(tmp_path):
+  path = _write(tmp_path / 'a.wav', 0)
+  found = scan.scan([path], SETTINGS)[path]
+  header, measured = quality.examine(path)
+  assert (found.header, found.measured, found.reason) == (header, measured, '')
+  assert found.state == files.FileState(os.path.getsize(path), os.stat(path).st_mtime_ns)
+
+
+def test_what_was_read_is_not_read_again(tmp_path, counted):
+  paths = [_write(tmp_path / f'{seed}.wav', seed) for seed in range(4)]
+  (tmp_path / 'junk.mp3').write_bytes(b'\x01junk' * 500)
+  paths.append(str(tmp_path / 'junk.mp3'))
+  journal = str(tmp_path / 'j' / 'scan.jsonl')
+  first = scan.scan(paths, SETTINGS, journal=journal)
+  assert counted == paths[:4] and first[paths[4]].reason == 'not_audio'
+  counted.clear()
+  assert scan.scan(paths, SETTINGS, journal=journal) == first
+  assert counted == []
+  # A changed file and a new one are read; a moved one and a copy are not decoded.
+  _write(tmp_path / '1.wav', 11)
+  os.rename(paths[2], tmp_path / 'moved.wav')
+  (tmp_path / 'copy.wav').write_bytes((tmp_path / '3.wav').read_bytes())
+  new = _write(tmp_path / 'new.wav', 5)
+  then = [paths[0], paths[1], *(str(tmp_path / name) for name in ('moved.wav', 'copy.wav')), new]
+  second = scan.scan(then, SETTINGS, journal=journal)
+  assert counted == [paths[1], new]
+  assert second[then[2]].measured == first[paths[2]].measured
+  assert second[then[3]].fingerprint == first[paths[3]].fingerprint
+  # Other settings measure anew; headers and tags alone decode nothing.
+  counted.clear()
+  scan.scan(then, scan.ScanSettings(silence_dbfs=-50.0), journal=journal)
+  assert len(counted) == len({found.sha256 for found in second.values()})
+  counted.clear()
+  plain = scan.scan(then, scan.ScanSettings(decode=False))
+  assert counted == [] and plain[new].measured is None and plain[new].sha256
+
+
+def test_a_journal_that_was_cut_short_counts_up_to_there(tmp_path, counted):
+  paths = [_write(tmp_path / f'{seed}.wav', seed) for seed in range(3)]
+  journal = tmp_path / 'scan.jsonl'
+  first = scan.scan(paths, SETTINGS, journal=str(journal))
+  content = journal.read_bytes()
+  journal.write_bytes(content[: len(content) - 700])
+  counted.clear()
+  assert scan.scan(paths, SETTINGS, journal=str(journal)) == first
+  assert counted == paths[2:]
+  counted.clear()
+  assert scan.scan(paths, SETTINGS, journal=str(journal)) == first
+  assert counted == []
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
+  path = _write(tmp_path / 'a.wav', 0)
+  digest = scan.hashlib.file_digest
+
+  def writing(file, name):
+    with open(path, 'ab') as other:
+      other.write(b'more')
+    return digest(file, name)
+
+  monkeypatch.setattr(scan.hashlib, 'file_digest', writing)
+  assert scan.scan([path], SETTINGS)[path].reason == 'changed'
+
+
+def test_an_error_of_the_program_costs_one_file(tmp_path, monkeypatch):
+  paths = [_write(tmp_path / f'{seed}.wav', seed) for seed in range(2)]
+
+  def failing(path):
+    if path == paths[0]:
+      raise ZeroDivisionError('a fault of ours')
+    return scan.tags.Tags()
+
+  monkeypatch.setattr(scan.tags, 'read_tags', failing)
+  found = scan.scan(paths, SETTINGS)
+  assert (found[paths[0]].reason, found[paths[1]].reason) == ('failed', '')
+  assert 'a fault of ours' in found[paths[0]].detail
+
+
+SCRIPT = textwrap.dedent("""
+  import os, sys
+  from preprocessing import scan
+  if __name__ == '__main__':
+    paths = sorted(p.path for p in os.scandir(sys.argv[1]) if p.name.endswith('.wav'))
+    done = scan.scan(paths, scan.ScanSettings(), journal=sys.argv[2], num_workers=2,
+                     progress=lambda count: print('+', flush=True))
+    print(sum(not found.reason for found in done.values()), 'good')
+""")
+
+
+def _start(tmp_path, folder):
+  script = tmp_path / 'scanning.py'
+  script.write_text(SCRIPT)
+  return subprocess.Popen(
+    [sys.executable, str(script), str(folder), str(tmp_path / 'scan.jsonl')],
+    env={**os.environ, 'PYTHONPATH': str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    text=True, start_new_session=True,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize('stop', [signal.SIGINT, signal.SIGKILL])
+def test_two_processes_stopped_on_the_way(tmp_path, stop):
+  folder = tmp_path / 'audio'
+  for seed in range(24):
+    _write(folder / f'{seed:02d}.wav', seed, secs=20)
+  process = _start(tmp_path, folder)
+  for _ in range(4):
+    assert process.stdout.readline() == '+\n'
+  os.killpg(process.pid, stop)
+  _, told = process.communicate(timeout=60)
+  assert process.returncode != 0
+  if stop == signal.SIGINT:
+    assert told.rstrip().endswith('KeyboardInterrupt')
+  journal = (tmp_path / 'scan.jsonl').read_bytes().splitlines()
+  known = [json.loads(line)['path'] for line in journal if line.endswith(b'}') and b'{' in line]
+  assert 4 <= len(known) < 24
+  out, _ = _start(tmp_path, folder).communicate(timeout=120)
+  assert out.splitlines()[-1] == '24 good'
+  lines = [line for line in (tmp_path / 'scan.jsonl').read_bytes().splitlines() if line.strip()]
+  read = [json.loads(line)['path'] for line in lines if line.endswith(b'}')]
+  assert sorted(read) == sorted(str(path) for path in folder.iterdir())  # None twice.
+
+
+def test_a_decoder_that_kills_its_process_costs_one_file(tmp_path):
+  """The process that opens one file dies; the others are read all the same."""
+  folder = tmp_path / 'audio'
+  for seed in range(6):
+    _write(folder / f'{seed}.wav', seed)
+  script = tmp_path / 'dying.py'
+  script.write_text(
+    textwrap.dedent("""
+      import os, sys
+      from preprocessing import audio, scan
+      header = audio.read_header
+      def dying(path):
+        if str(path).endswith('3.wav'):
+          os._exit(11)
+        return header(path)
+      audio.read_header = dying
+      if __name__ == '__main__':
+        paths = sorted(p.path for p in os.scandir(sys.argv[1]))
+        done = scan.scan(paths, scan.ScanSettings(decode=False), num_workers=2)
+        print([found.reason for found in done.values()], done[paths[3]].detail)
+    """)
+  )
+  done = subprocess.run(
+    [sys.executable, str(script), str(folder)], env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    capture_output=True, text=True, check=True, timeout=120,
+  )  # fmt: skip
+  assert done.stdout == (
+    f"['', '', '', 'decode_error', '', ''] {folder / '3.wav'} crashes the decoder\n"
+  )
+
+
+def test_progress_counts_every_file(tmp_path):
+  paths = [_write(tmp_path / f'{seed}.wav', seed) for seed in range(3)]
+  journal, counts = str(tmp_path / 'scan.jsonl'), []
+  scan.scan(paths[:2], SETTINGS, journal=journal)
+  scan.scan([*paths, paths[0]], SETTINGS, journal=journal, progress=counts.append)
+  assert counts == [1, 1, 1]
