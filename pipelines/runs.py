@@ -157,7 +157,7 @@ def train(
       initial_params.optimizer_state, initial_checkpoint_path, trainable
     )
   if first and initial_checkpoint_path:
-    print(_first_rate(optimizer, initial_checkpoint_path, restore_optimizer), flush=True)
+    print(_start_of_schedule(optimizer, initial_checkpoint_path, restore_optimizer), flush=True)
   efficiency = run_efficiency(trainable, getattr(feed, 'batch_size', None), partitioning)
   if first and efficiency.peak:
     print(f'{folder}: {efficiency}.', flush=True)
@@ -195,13 +195,16 @@ def train(
   return state
 
 
-def _first_rate(optimizer: Optimizer, path: str, restored: bool) -> str:
-  """What the schedule makes of the first update of a run that starts from a checkpoint."""
+def _start_of_schedule(optimizer: Optimizer, path: str, restored: bool) -> str:
+  """What the schedule makes of a run that starts from a checkpoint, in words."""
   updates = initial_params.num_updates(path) if restored else 0
   rate = getattr(optimizer, 'learning_rate', None)
   kept = f'kept with its {updates:,} updates' if restored else 'new'
-  said = '' if rate is None else f'; learning rate of the first update {float(rate(updates)):.3g}'
-  return f'Start from {path}: optimizer {kept}{said}.'
+  if rate is None:
+    return f'Start from {path}: optimizer {kept}.'
+  places = (1, 100, 1000)
+  rates = ', '.join(f'{float(rate(updates + place - 1)):.3g}' for place in places)
+  return f'Start from {path}: optimizer {kept}; learning rate {rates} at updates 1, 100, 1000.'
 
 
 def make_optimizer(optimizer: Optimizer | Callable[..., Optimizer], trainable: Any) -> Optimizer:
