@@ -82,6 +82,11 @@ def stop_recording(page):
   return soundfile.read(download.value.path(), dtype='float32', always_2d=True)
 
 
+def cosines(x, y):
+  x, y = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (x, y))
+  return x @ y.T
+
+
 @pytest.fixture
 def toy():
   with running_server() as server:
@@ -279,10 +284,14 @@ def test_nothing_is_wider_than_the_screen(browser, toy, width):
 def test_the_bundled_model_for_a_minute(browser, tmp_path):
   """60 s of the tiny model: mix changed, audio dropped, connection lost; no sample is missing."""
   from evaluation.signal_health import seam_jump
+  from models.musiccoca import MusicCoCa
 
   command = [sys.executable, 'jam.py', '--noopen', '--port=0', '--seed=5', '--prompt=church organ',
              '--prompt=ambient pad']  # fmt: skip
-  environment = {**os.environ, 'PYTHONUNBUFFERED': '1'}
+  # As a user runs it: not with the test suite's quick and slow compilation.
+  left_out = ('JAX_DISABLE_MOST_OPTIMIZATIONS', 'XLA_FLAGS')
+  environment = {name: value for name, value in os.environ.items() if name not in left_out}
+  environment['PYTHONUNBUFFERED'] = '1'
   server = subprocess.Popen(
     command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
   )
@@ -313,6 +322,14 @@ def test_the_bundled_model_for_a_minute(browser, tmp_path):
   assert state['gaps'] == 0 and state['last']['lost'] == 0 and state['connections'] == 2
   assert len(audio) >= 60 * rate
   assert len(audio) <= state['last']['position'] + rate
+  # It changes towards the new style: nearer to its text, and farther from the old one's.
+  style = MusicCoCa.load('tiny')
+  texts = style.embed_text(['church organ', 'ambient pad'])
+  parts = audio[: 20 * rate], audio[30 * rate : 40 * rate]
+  heard = [style.embed_audio(part, rate) for part in parts]
+  old, new = cosines(np.stack(heard), texts)
+  print('cosine to church organ and ambient pad:', old, '->', new)
+  assert new[1] > old[1] and new[1] - new[0] > old[1] - old[0]
   # No stretch of digital silence, no click at the seams.
   silent = np.convolve(np.abs(audio).max(1) == 0, np.ones(480), 'valid').max()
   assert silent < 480
