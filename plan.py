@@ -3,10 +3,12 @@
   python plan.py --gin_file=gin/models/large.gin --topology=v6e-256 --batch=512
   python plan.py launch --topology=v6e-256 --num_slices=2 --gin_file=gin/models/large.gin \
     --gin_file=gin/runs/pretrain.gin --gin.DATA_DIR=\\"/data/lm\\" --gin.MODEL_DIR=\\"/data/large\\"
+  python plan.py corpus --hours=190000 --price_core_hour=0.03 --price_gib_month=0.02
 
 The training step is compiled by the TPU compiler, which needs no TPU (pip install -e '.[tpu]');
 GPUs are planned by arithmetic. A run that does not fit exits with 1. `launch` prints the commands
-that start a run on all workers of a slice.
+that start a run on all workers of a slice. `corpus` times codec and style model on this machine and
+says what preparing so many hours of audio takes.
 """
 
 import sys
@@ -31,6 +33,37 @@ _CACHE_DIR = flags.DEFINE_string(
 )
 _NAME = flags.DEFINE_string('name', 'woodshed', 'launch: name of the slices or the GPU hosts.')
 _ZONE = flags.DEFINE_string('zone', 'ZONE', 'launch: zone of Google Cloud.')
+_HOURS = flags.DEFINE_float('hours', None, 'corpus: hours of audio.')
+_TRACK_SECS = flags.DEFINE_float('track_secs', 240.0, 'corpus: mean length of a track.')
+_CODEC = flags.DEFINE_string('codec', 'tiny', 'corpus: a bundled or released codec, or a path.')
+_STYLE = flags.DEFINE_string('style', 'tiny', 'corpus: likewise the style model.')
+_CODEC_LEVELS = flags.DEFINE_integer('codec_levels', None, 'corpus: levels kept in the records.')
+_SHARD_MIB = flags.DEFINE_integer('shard_mib', 128, 'corpus: most MiB of a shard.')
+_WORKERS = flags.DEFINE_integer('workers', 1000, 'corpus: cores or accelerators at work at once.')
+_MEASURE_SECS = flags.DEFINE_float('measure_secs', 60.0, 'corpus: how long to measure.')
+_PRICE_CORE_HOUR = flags.DEFINE_float('price_core_hour', None, 'corpus: price of a core-hour.')
+_PRICE_ACCELERATOR_HOUR = flags.DEFINE_float(
+  'price_accelerator_hour', None, 'corpus: price of an accelerator-hour.'
+)
+_PRICE_GIB_MONTH = flags.DEFINE_float('price_gib_month', None, 'corpus: of a GiB for a month.')
+
+
+def _corpus() -> str:
+  from pipelines import plan_corpus
+
+  if _HOURS.value is None:
+    raise ValueError('--hours is missing, such as --hours=190000.')
+  plan = plan_corpus.CorpusPlan(
+    hours=_HOURS.value,
+    track_secs=_TRACK_SECS.value,
+    codec_levels=_CODEC_LEVELS.value,
+    shard_bytes=_SHARD_MIB.value << 20,
+    workers=_WORKERS.value,
+    price_core_hour=_PRICE_CORE_HOUR.value,
+    price_accelerator_hour=_PRICE_ACCELERATOR_HOUR.value,
+    price_gib_month=_PRICE_GIB_MONTH.value,
+  )
+  return plan_corpus.plan_corpus(plan, _CODEC.value, _STYLE.value, _MEASURE_SECS.value)
 
 
 def main(argv: list[str]) -> None:
@@ -39,8 +72,11 @@ def main(argv: list[str]) -> None:
   startup.begin()
   with startup.plain_errors('plan.py', resumes=False):
     bindings, others = gin_config.split_flags(argv[1:])
+    if others == ['corpus']:
+      print(_corpus())
+      return
     if others not in ([], ['launch']):
-      raise ValueError(f'{others[0]!r} is neither a flag nor `launch`; see --help.')
+      raise ValueError(f'{others[0]!r} is no flag, `launch` or `corpus`; see --help.')
     if _TOPOLOGY.value is None:
       raise ValueError('--topology is missing, such as --topology=v6e-256.')
     if others:

@@ -8,6 +8,7 @@ what is new. Parts of it alone:
   python prepare.py manifest build --table=tracks.csv --column=path=File --output_dir=OUT
   python prepare.py manifest check --manifest=OUT/manifest.jsonl
   python prepare.py manifest stats --manifest=OUT/manifest.jsonl
+  python prepare.py tokens inspect --data=OUT --number=3 --output_dir=/tmp/heard
 """
 
 import time
@@ -46,7 +47,9 @@ _LIMIT = flags.DEFINE_multi_string(
 _WORKERS = flags.DEFINE_integer('workers', 0, 'Processes that read files. Default: by cores.')
 _NAME = flags.DEFINE_string('name', 'corpus', 'Name of the data set.')
 _VERSION = flags.DEFINE_string('version', '1.0.0', 'Version of the data set.')
-_CODEC = flags.DEFINE_string('codec', 'tiny', 'SpectroStream: a bundled name or a path.')
+_CODEC = flags.DEFINE_string(
+  'codec', 'tiny', 'SpectroStream: a bundled or released name, or a path.'
+)
 _STYLE = flags.DEFINE_string('style', 'tiny', 'MusicCoCa: a bundled or official name, or a path.')
 _CLIP_SECS = flags.DEFINE_integer('clip_secs', 30, 'Length of a clip.')
 _MIN_CLIP_SECS = flags.DEFINE_float('min_clip_secs', 4.0, 'Shortest clip; shorter rests are left.')
@@ -75,6 +78,9 @@ _SHARD_MIB = flags.DEFINE_integer('shard_mib', 128, 'Most MiB of a shard, before
 _NUM_SHARDS = flags.DEFINE_integer(
   'num_shards', None, 'Shards of each split; by --shard_mib if left out.'
 )
+_DATA = flags.DEFINE_string('data', None, 'tokens inspect: a shard, or a folder of shards.')
+_SPLIT = flags.DEFINE_string('split', None, 'tokens inspect: of a folder. Default: train.')
+_NUMBER = flags.DEFINE_integer('number', 3, 'tokens inspect: how many records.')
 _SEED = flags.DEFINE_integer(
   'seed', 0, 'Of the order of records, and of the splits until a manifest keeps them.'
 )
@@ -93,8 +99,10 @@ def main(argv):
   with startup.plain_errors('prepare.py'):
     if argv[1:2] == ['manifest']:
       print(_manifest(argv[2:]))
+    elif argv[1:] == ['tokens', 'inspect']:
+      _inspect()
     elif len(argv) > 1:
-      raise ValueError(f'{argv[1]!r} is neither a flag nor `manifest`; see --help.')
+      raise ValueError(f'{argv[1]!r} is no flag, `manifest` or `tokens inspect`; see --help.')
     else:
       print(_prepare())
 
@@ -115,6 +123,18 @@ def _manifest(words: list[str]) -> str:
   )
   options = _prepare_options().build_options()
   return manifest_commands.build(options, held_out, _OUTPUT_DIR.value)
+
+
+def _inspect():
+  from preprocessing import token_inspection
+
+  if not _DATA.value:
+    raise ValueError('--data is missing: a shard, or a folder of shards.')
+  codec = _CODEC.value if flags.FLAGS['codec'].present else None
+  for paragraph in token_inspection.report(
+    _DATA.value, _SPLIT.value, _NUMBER.value, _OUTPUT_DIR.value or '', codec, _CODEC_LEVELS.value
+  ):
+    print(paragraph)
 
 
 def _prepare() -> str:

@@ -179,5 +179,9 @@ def _folder_source(
   folder: pathlib.Path, spec: LiveMusicSpec, embeddings: bool
 ) -> source.TokenRecordSource:
   return source.TokenRecordSource(
-    source.split_files(folder), source.split_sizes(folder), spec, embeddings=embeddings
+    source.split_files(folder),
+    source.split_sizes(folder),
+    spec,
+    embeddings=embeddings,
+    compression=source.compression_of(folder),
   )

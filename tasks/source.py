@@ -6,6 +6,7 @@ n mod N in epoch n // N, and belongs to host n mod H. A host therefore reads in 
 shards whose number has one residue mod H; the residue moves on by N from epoch to epoch.
 """
 
+import functools
 import json
 import pathlib
 import re
@@ -79,9 +80,18 @@ def split_sizes(folder: pathlib.Path) -> dict[str, int]:
   }
 
 
-def count_records(files: list[str]) -> int:
+def compression_of(folder: pathlib.Path) -> str:
+  """How shards are compressed, '' or 'GZIP', as the statistics beside them say."""
+  try:
+    stats = json.loads((folder / 'stats.json').read_text(encoding='utf-8'))
+  except FileNotFoundError:
+    return ''
+  return stats.get('format', {}).get('compression', '')
+
+
+def count_records(files: list[str], compression: str = '') -> int:
   """Counts by reading; for files without metadata."""
-  return sum(1 for _ in tf.data.TFRecordDataset(files))
+  return sum(1 for _ in tf.data.TFRecordDataset(files, compression))
 
 
 class TokenRecordSource(seqio.DataSource):
@@ -98,13 +108,16 @@ class TokenRecordSource(seqio.DataSource):
     spec: LiveMusicSpec = MAGENTA_RT_V1,
     *,
     embeddings: bool = False,
+    compression: str = '',
   ):
     """Of the shards of each split; `embeddings` adds 'style_embeddings' float32 [windows, D]."""
-    self._embeddings = embeddings
+    self._embeddings, self._compression = embeddings, compression
     self._files = {split: list(paths) for split, paths in files.items()}
     self._spec = spec
     if num_records is None:
-      num_records = {split: count_records(paths) for split, paths in self._files.items()}
+      num_records = {
+        split: count_records(paths, compression) for split, paths in self._files.items()
+      }
     super().__init__(splits=sorted(self._files), num_input_examples=num_records)
 
   @property
@@ -179,7 +192,9 @@ class TokenRecordSource(seqio.DataSource):
     per_host = len(files) // num_hosts
     mine = tf.gather(tf.constant(files), residue + num_hosts * tf.range(per_host, dtype=tf.int64))
     records = tf.data.Dataset.from_tensor_slices(mine).interleave(
-      tf.data.TFRecordDataset, cycle_length=per_host, block_length=1
+      functools.partial(tf.data.TFRecordDataset, compression_type=self._compression),
+      cycle_length=per_host,
+      block_length=1,
     )
     indexed = records.enumerate()
     return indexed.map(
