@@ -333,11 +333,12 @@ def _straddling(tracks: Sequence[Track], lines: dict[str, int]) -> list[Fault]:
     first = next((track for track in group if track.split), None)
     for track in group:
       if first and track.split and track.split != first.split:
-        what = 'recording' if track.recording and track.recording == first.recording else 'work'
-        what = 'content' if track.sha256 == first.sha256 else what
+        what, name = 'work', track.work
+        if track.recording and track.recording == first.recording:
+          what, name = 'recording', track.recording
+        if track.sha256 == first.sha256:
+          what, name = 'content', track.sha256[:16]
         place = f'{first.split!r} (line {lines[first.track_id]})'
-        message = (
-          f'{track.split!r}, but the {what} {track.work!r} lies in {place}; keep each in one'
-        )
+        message = f'{track.split!r}, but the {what} {name!r} lies in {place}; keep each in one'
         faults.append(Fault(lines[track.track_id], 'split', message))
   return faults

@@ -17,7 +17,7 @@ import multiprocessing
 import os
 import pathlib
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
 from preprocessing import audio, files, measurement, quality, tags
@@ -29,6 +29,8 @@ _FORMAT = 1
 _MIN_FILES_FOR_PROCESSES = 64
 # What may be over at the next run: such files are looked at again.
 _MAY_PASS = ('unreadable', 'changed', 'unsupported_format', 'failed')
+# Content hashes that a file is compared with: of files of its size, these many at most.
+_MAX_COMPARED = 256
 # Files on their way at one time, for each process.
 _AHEAD = 4
 
@@ -111,23 +113,48 @@ def scan(
       progress(1)
     else:
       pending.append(path)
-  by_content = {found.sha256: found for found in known.values() if found.sha256}
-  by_content |= {found.sha256: found for found in done.values() if found.sha256}
+  contents = _Contents(known.values())
   with _appending(journal, settings) as append:
-    for found in _scan_all(pending, settings, by_content, num_workers):
+    for found in _scan_all(pending, settings, contents, num_workers):
       done[found.path] = found
       append(found)
       progress(1)
   return {path: done[path] for path in dict.fromkeys(paths)}
 
 
-def scan_file(path: str, settings: ScanSettings, known: Scanned | None = None) -> Scanned:
+class _Contents:
+  """What is known of each content, and which contents a file of some size may have."""
+
+  def __init__(self, known: Iterable[Scanned]):
+    self._found: dict[str, Scanned] = {}
+    self._by_size: dict[int, list[str]] = {}
+    for found in known:
+      self.add(found)
+
+  def candidates(self, path: str) -> frozenset[str]:
+    return frozenset(self._by_size.get(_state(path).size, ())[-_MAX_COMPARED:])
+
+  def add(self, found: Scanned):
+    if found.sha256 and found.reason not in _MAY_PASS and found.sha256 not in self._found:
+      self._found[found.sha256] = found
+      self._by_size.setdefault(found.state.size, []).append(found.sha256)
+
+  def completed(self, found: Scanned, settings: ScanSettings) -> Scanned:
+    """A result that lacks its samples' measurements because its content is known."""
+    known = self._found.get(found.sha256)
+    if known is not None and settings.decode and not found.reason and found.measured is None:
+      return dataclasses.replace(known, path=found.path, state=found.state, facts=found.facts)
+    self.add(found)
+    return found
+
+
+def scan_file(path: str, settings: ScanSettings, known: Collection[str] = frozenset()) -> Scanned:
   """Scans one file; what cannot be used has a reason, nothing raises.
 
   Args:
     path: of the file.
     settings: what is done.
-    known: what was found of a file that may have the same content; then nothing is decoded.
+    known: content hashes; a file with one of them is not decoded.
   """
   found, local = Scanned(path, _state(path)), path
   try:
@@ -137,9 +164,7 @@ def scan_file(path: str, settings: ScanSettings, known: Scanned | None = None) -
       with open(local, 'rb') as file:
         digest = hashlib.file_digest(file, 'sha256').hexdigest()
       found = dataclasses.replace(found, sha256=digest, header=header, facts=tags.read_tags(local))
-      if known is not None and known.sha256 == digest and known.reason not in _MAY_PASS:
-        found = dataclasses.replace(known, path=path, state=found.state, facts=found.facts)
-      elif settings.decode:
+      if settings.decode and digest not in known:
         found = _decode(found, local, settings)
   except audio.AudioError as error:
     # A local copy has a name of its own, which says nothing to the reader.
@@ -207,29 +232,28 @@ def _state(path: str) -> files.FileState:
 def _scan_all(
   pending: Sequence[str],
   settings: ScanSettings,
-  by_content: dict[str, Scanned],
+  contents: _Contents,
   num_workers: int,
 ) -> Iterator[Scanned]:
   """Results as they come."""
   if not num_workers:
     num_workers = (os.cpu_count() or 1) if len(pending) >= _MIN_FILES_FOR_PROCESSES else 1
-  # A copy has the size of its original: only then is there something to compare.
-  by_size = {found.state.size: found for found in by_content.values()}
   if num_workers == 1:
     for path in pending:
-      found = scan_file(path, settings, by_size.get(_state(path).size))
-      by_size[found.state.size] = found
-      yield found
+      found = scan_file(path, settings, contents.candidates(path))
+      yield contents.completed(found, settings)
     return
   queue = collections.deque(pending)
   while queue:
-    lost = yield from _scan_in_processes(queue, settings, by_size, num_workers)
+    lost = yield from _scan_in_processes(queue, settings, contents, num_workers)
     # A process died: what was on its way is read one by one, and who kills a process is known.
     for path in lost:
       yield _scan_alone(path, settings)
 
 
-def _scan_in_processes(queue: collections.deque, settings, by_size, num_workers: int):
+def _scan_in_processes(
+  queue: collections.deque, settings: ScanSettings, contents: _Contents, num_workers: int
+):
   """Gives results until the queue is empty or a process dies; returns what was on its way."""
   context = multiprocessing.get_context('spawn')
   pool = concurrent.futures.ProcessPoolExecutor(num_workers, context, _begin_worker)
@@ -238,14 +262,13 @@ def _scan_in_processes(queue: collections.deque, settings, by_size, num_workers:
     while queue or running:
       while queue and len(running) < _AHEAD * num_workers:
         path = queue.popleft()
-        running_known = by_size.get(_state(path).size)
-        running[pool.submit(scan_file, path, settings, running_known)] = path
+        known = contents.candidates(path)
+        running[pool.submit(scan_file, path, settings, known)] = path
       finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
       for future in finished:
         found = future.result()
         del running[future]
-        by_size[found.state.size] = found
-        yield found
+        yield contents.completed(found, settings)
     return []
   except BrokenProcessPool:
     return list(running.values())
