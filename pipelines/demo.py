@@ -82,7 +82,7 @@ def stages(output_dir: pathlib.Path, unseen_style: str, prompt: str) -> list[Sta
     Stage(
       'finetune', 'Fine-tune the bundled language model on the catalog', 90,
       ('finetune.py', f'--catalog={catalog}', '--base=tiny', f'--output_dir={tuned}',
-       '--batch_size=4', '--steps=100', '--minutes=1.5'),
+       '--batch_size=4', '--steps=100', '--minutes=1.5', '--nojudge'),
       f'{tuned}/bundle/spec.json',
     ),
     Stage(
