@@ -15,6 +15,7 @@ from evaluation import (
   embeddings,
   families,
   metric_table,
+  tonality,
 )
 from evaluation.metric_table import Column
 from models import assets
@@ -203,10 +204,12 @@ def sample_rows(measured: Sequence[Measured], slices: dict[str, dict[str, str]])
   """One row a clip for the sample table and the CSV."""
   rows = []
   for entry in measured:
-    sample = entry.sample
+    sample, figures = entry.sample, dict(entry.figures)
+    key = figures.pop('key', float('nan'))
     rows.append({
       'key': sample.key, 'column': sample.column, 'kind': sample.kind, 'source': sample.source,
       'track_id': sample.track_id, 'title': sample.title, 'seed': sample.facts.get('seed'),
-      **slices.get(sample.track_id, {}), **entry.figures,
+      **slices.get(sample.track_id, {}), **figures,
+      'musical_key': tonality.key_name(int(key)) if np.isfinite(key) else '',
     })  # fmt: skip
   return rows
