@@ -251,6 +251,8 @@ class JamClient:
       self.welcome = json.loads(self._socket.recv(timeout=self._timeout))
     except ConnectionClosed as closed:
       raise _refusal(closed) from closed
+    if not self.welcome['resumed']:
+      self._frames, self.next_sample = [], 0  # A stream of its own, from its beginning.
     self.session, self.settings = self.welcome['session'], self.welcome['settings']
     self.connections += 1
 

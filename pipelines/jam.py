@@ -18,6 +18,11 @@ def compile_cache() -> pathlib.Path:
   return pathlib.Path(base) / 'woodshed' / 'programs'
 
 
+def first_prompts(bundle: Bundle) -> list[str]:
+  """What a player begins with: presets of a tuned bundle, as many as stand clear of each other."""
+  return [f'preset:{name}' for name in list(bundle.presets)[:4]] or list(PROMPTS)
+
+
 def make_server(
   bundle: Bundle,
   name: str,
@@ -44,10 +49,11 @@ def make_server(
     max_batch: players whose chunks are made together, at most.
     buffer_secs: how far ahead of playback a new player is.
     seed: of a new player.
-    prompts: that a new player begins with; None for those of `PROMPTS`.
+    prompts: that a new player begins with; None for those of `first_prompts`.
 
   Raises:
-    ValueError: a number is out of range, or the bundle's codec or style model is another one.
+    ValueError: a number is out of range, a preset is unknown, or the bundle's codec or style model
+      is another one.
   """
   from inference import mix
   from inference.batching import BatchEngine
@@ -68,9 +74,13 @@ def make_server(
   check_tokens(bundle, codec, style)
   engine = BatchEngine(bundle, codec, max_batch=max_batch)
   settings = mix.Settings(
-    prompts=mix.on_a_ring(prompts or PROMPTS), seed=seed, buffer_secs=buffer_secs
+    prompts=mix.on_a_ring(prompts or first_prompts(bundle)), seed=seed, buffer_secs=buffer_secs
   )
-  players = Players(engine, StyleBook(style, bundle.presets), limits, settings)
+  styles = StyleBook(style, bundle.presets)
+  for prompt in settings.prompts:
+    if prompt.kind == 'preset':
+      styles.preset(prompt.content)  # Refused here, not while playing.
+  players = Players(engine, styles, limits, settings)
   return JamServer(players, model_name=name, host=host, port=port, token=token, origins=origins)
 
 
@@ -128,5 +138,6 @@ def serve(
   try:
     server.run()
   finally:
+    server.players.engine.close()
     if osc is not None:
       osc.stop()

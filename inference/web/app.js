@@ -79,6 +79,7 @@ connection.addEventListener('pong', ({detail}) => {
 connection.addEventListener('lost', ({detail}) => {
   if (detail.code === 4004) link('bad', 'open in another tab');
   else if (detail.code === 4002) link('bad', 'full, waiting');
+  else if (detail.code === 1008) link('bad', 'closed');
   else link('', 'connecting again');
   if (detail.reason) say(`${capital(detail.reason)}.`, true);
 });
