@@ -33,7 +33,8 @@ def _model_file(run: pathlib.Path) -> list[str]:
       return [f'gin/models/{kind}_tiny.gin']
   if 'import evaluate_style' in text:  # Names a language model by its bundle.
     return []
-  return [TINY] if 'depthformer' in text or "include 'gin/runs/pretrain" in text else []
+  included = ("include 'gin/runs/pretrain", "include 'gin/runs/finetune")
+  return [TINY] if 'depthformer' in text or any(line in text for line in included) else []
 
 
 @pytest.mark.parametrize('model', MODELS, ids=lambda path: path.stem)
@@ -53,6 +54,8 @@ def test_every_run_file_parses_with_its_model(run):
   ]
   if "include 'gin/runs/" in run.read_text():
     names += ['DATA_DIR', 'MODEL_DIR']
+  if "include 'gin/runs/finetune" in run.read_text():
+    names += ['INITIAL_CHECKPOINT_PATH']
   bindings = [f'{name} = "here"' for name in set(names)]
   gin_config.parse_gin([*_model_file(run), str(run)], bindings)
   assert callable(gin_config.macro_value('RUN'))
