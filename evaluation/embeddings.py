@@ -14,7 +14,9 @@ from evaluation import spectra, tonality
 
 WINDOW_SECS, HOP_SECS = 2.0, 1.0
 NUM_BANDS = 12
-_FLOOR_DB = -80.0
+# Softer than this is not heard beside the music; a lower floor would compare digital silences.
+_FLOOR_DB = -60.0
+_PERCENT = 100.0
 _FRAME_SECS = 0.04
 
 
@@ -41,7 +43,7 @@ def logmel(audio: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def chroma(audio: np.ndarray, sample_rate: int) -> np.ndarray:
-  """Audio [samples, channels] -> [windows, 24]: mean and deviation of 12 pitch classes.
+  """Audio [samples, channels] -> [windows, 24]: mean and deviation of 12 pitch classes in percent.
 
   The mean is turned so that its strongest class comes first: what counts is the chord, not the key.
   """
@@ -50,7 +52,7 @@ def chroma(audio: np.ndarray, sample_rate: int) -> np.ndarray:
     frames = tonality.chroma(part, sample_rate)
     profile, spread = frames.mean(0), frames.std(0)
     turn = -int(np.argmax(profile))
-    rows.append(np.concatenate([np.roll(profile, turn), np.roll(spread, turn)]))
+    rows.append(_PERCENT * np.concatenate([np.roll(profile, turn), np.roll(spread, turn)]))
   return np.stack(rows)
 
 

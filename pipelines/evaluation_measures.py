@@ -23,7 +23,7 @@ from pipelines.clip_store import Sample
 from pipelines.evaluation_clips import Bench
 from pipelines.measurements import Measurements
 
-EMBEDDINGS_VERSION = 1
+EMBEDDINGS_VERSION = 2
 _DECIMALS = 7
 
 

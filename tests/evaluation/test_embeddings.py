@@ -31,14 +31,14 @@ def test_logmel_has_levels_and_liveliness():
   assert found[0, band] - louder[0, band] == pytest.approx(6.02, abs=0.01)
   assert found[:, 12:].max() < 2  # A steady tone does not move.
   pulsed = tone(1000) * (np.arange(4 * RATE) // 4000 % 2)[:, None]
-  assert embeddings.logmel(pulsed, RATE)[0, 12 + band] > 15
+  assert embeddings.logmel(pulsed, RATE)[0, 12 + band] > 8
 
 
 def test_chroma_does_not_know_the_key():
   c, d = (embeddings.chroma(tone(f) + tone(1.5 * f), RATE) for f in (261.63, 293.66))
   assert c.shape == (3, 24)
-  np.testing.assert_allclose(c, d, atol=0.02)
-  np.testing.assert_allclose(c[:, 0] + c[:, 7], 1, atol=0.02)  # A fifth.
+  np.testing.assert_allclose(c, d, atol=2)
+  np.testing.assert_allclose(c[:, 0] + c[:, 7], 100, atol=2)  # A fifth.
 
 
 def test_codec_latents_by_hand():
