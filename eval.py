@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
   from pipelines import gin_config
 
   startup.begin(_ASSETS_DIR.value)
-  with startup.plain_errors('eval.py'):
+  with startup.plain_errors('eval.py', resumes=False):
     if _COMPARE.value:
       from pipelines.compare_reports import compare_reports
 

@@ -1,6 +1,7 @@
 """Stages of a report as they go by: number, name, a bar with the time that is left."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -52,6 +53,16 @@ class Stages:
     finally:
       bar.close()
     self._seconds[name] = round(time.perf_counter() - start, 1)
+
+  @contextlib.contextmanager
+  def interruptible(self) -> Iterator[None]:
+    """Ends a run that was interrupted with one line and status 130."""
+    try:
+      yield
+    except KeyboardInterrupt:
+      said = f'eval.py: interrupted; {self._store.measured} new measurements are kept, the same'
+      print(f'{said} command goes on from here.', file=sys.stderr)
+      sys.exit(130)
 
   def close(self):
     """Says how much was new."""

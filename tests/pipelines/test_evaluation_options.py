@@ -11,6 +11,7 @@ from pipelines.evaluation_options import (
   parse_secs,
   scaled,
 )
+from pipelines.evaluation_progress import Stages
 
 COSTS = Costs(excerpt=0.05, chunk=0.4, clip=0.6, decoding=0.05, fixed=8)
 COUNTED = {'num_models': 1, 'chunk_secs': 2.0, 'num_anchors': 8}
@@ -70,3 +71,13 @@ def test_the_smallest_report_says_that_it_takes_longer():
 def test_least_and_most():
   assert scaled(EvaluationOptions(), 16).stream_secs == 300
   assert scaled(EvaluationOptions(), 1) == EvaluationOptions(num_transitions=1)
+
+
+def test_an_interrupted_run_says_that_it_goes_on(capsys):
+  class Store:
+    known, measured = 0, 7
+
+  with pytest.raises(SystemExit) as ended, Stages({}, Store()).interruptible():
+    raise KeyboardInterrupt
+  assert ended.value.code == 130
+  assert '7 new measurements are kept, the same command goes on' in capsys.readouterr().err
