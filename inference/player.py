@@ -25,6 +25,8 @@ from models.spec import LiveMusicSpec
 _RATE_CHUNKS = 8  # The speed is told as the mean of this many chunks.
 # Sound this close to being heard is not taken back: it may already be under way to the speaker.
 _SAFE_SECS = 0.5
+# After this long without a pause, a buffer that pauses have made longer is halved again.
+CALM_SECS = 60.0
 
 
 class Listener(Protocol):
@@ -92,6 +94,7 @@ class Player:
     self._clock: tuple[float, int] | None = None
     self._secs: collections.deque[float] = collections.deque(maxlen=_RATE_CHUNKS)
     self._made = self._underruns = 0
+    self._asked_secs, self._fitted = self._settings.buffer_secs, 0.0
     self.detached_since = time.monotonic()
 
   # What a listener does.
@@ -149,17 +152,18 @@ class Player:
   def report(self, sample: int, underruns: int = 0):
     """Playback has come to `sample`; it ran dry `underruns` times so far.
 
-    Each new time doubles the buffer, up to the limit.
+    Each new time doubles the buffer, up to the limit. Each minute without one halves it, down to
+    what was asked for, because the buffer is what a change waits for.
     """
     with self._condition:
       self._played = min(max(self._played, sample), self._at.end)
       self._drop_heard()
+      now, secs = time.monotonic(), self._settings.buffer_secs
       if underruns > self._underruns:
         self._underruns = underruns
-        secs = min(2 * self._settings.buffer_secs, self.limits.max_buffer_secs)
-        if secs > self._settings.buffer_secs:
-          self._settings = mix.changed(self._settings, {'type': 'buffer', 'secs': secs})
-          self._tell_settings()
+        self._fit_buffer(min(2 * secs, self.limits.max_buffer_secs), now)
+      elif secs > self._asked_secs and now - self._fitted > CALM_SECS:
+        self._fit_buffer(max(secs / 2, self._asked_secs), now)
       self._condition.notify_all()
 
   def apply(self, message: dict[str, Any]):
@@ -178,6 +182,8 @@ class Player:
     with self._condition:
       # Somebody else may have changed other things meanwhile.
       self._settings = mix.changed(self._settings, message)
+      if message['type'] == 'buffer':
+        self._asked_secs = message['secs']
       if message['type'] == 'inject':
         self._set_loop()
       if message['type'] == 'reset':
@@ -405,6 +411,12 @@ class Player:
         )
       del self._uploads[unused]
       self._upload_styles.pop(unused, None)
+
+  def _fit_buffer(self, secs: float, now: float):
+    self._fitted = now
+    if secs != self._settings.buffer_secs:
+      self._settings = mix.changed(self._settings, {'type': 'buffer', 'secs': secs})
+      self._tell_settings()
 
   def _drop_heard(self):
     while self._chunks and self._chunks[0].end <= self._played:
