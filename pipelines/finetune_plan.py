@@ -79,7 +79,8 @@ class Plan:
     run: see there.
     trained: numbers that are trained.
     whole: numbers of the model.
-    memory: bytes needed at the worst moment; counted, not compiled.
+    memory: bytes needed at the worst moment; counted, not compiled, and too many for methods that
+      need no backward pass through the encoder.
     available: bytes that are there.
     prepare_secs: expected, as the next two.
     train_secs: of `run.total_steps`.
@@ -273,15 +274,27 @@ def _smaller(run: RunFacts, room: float) -> str:
       changed = dataclasses.replace(run, num_microbatches=parts)
       if step_bytes(changed) <= room:
         return f'NUM_MICROBATCHES = {parts} fits (the same updates, computed in {parts} parts).'
+  for remat in ('minimal', 'full'):
+    if step_bytes(_with_remat(run, remat)) <= room:
+      return f"depthformer.DepthformerConfig.remat = '{remat}' fits (slower), through train.py."
   for size in (4, 2, 1):
     changed = dataclasses.replace(run, batch_size=size)
     if size < run.batch_size and step_bytes(changed) <= room:
       return f'--batch_size={size} fits.'
-  others = [method for method in METHODS if method != run.method]
+  others = ', '.join(method for method in METHODS if method != run.method)
   return (
     'No batch size fits: choose a smaller base, a machine with more memory, or another --method '
-    f'({", ".join(others)}; depth_only needs least).'
+    f'({others}).'
   )
+
+
+def _with_remat(run: RunFacts, remat: str) -> RunFacts:
+  model = language_model(run.trainable)
+  model = dataclasses.replace(model, config=dataclasses.replace(model.config, remat=remat))
+  trainable = model
+  if isinstance(run.trainable, AdaptedModel):
+    trainable = dataclasses.replace(run.trainable, model=model)
+  return dataclasses.replace(run, trainable=trainable)
 
 
 def _size(number: float) -> str:
