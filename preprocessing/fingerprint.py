@@ -33,8 +33,8 @@ _FAN_OUT = 5
 _MIN_STEP, _MAX_STEP = 2, 64
 _MAX_BINS = 128
 SKETCH_SIZE = 512
-# Of 700 rendered tracks of 14 styles, 24 s each, recodings share at least 0.15, other tracks of the
-# same composer and instruments at most 0.006 (docs/prepare.md).
+# Of 64 rendered tracks of 24 s and 28 recodings of four of them, pairs of one recording share 0.068
+# or more, other pairs (the same composer and instruments) at most 0.011: docs/manifest.md.
 MIN_SHARE = 0.05
 MIN_HITS = 8
 # Hashes that more recordings than this have in common (one drum loop) say nothing.
@@ -80,8 +80,9 @@ class Fingerprinter:
     self._peaks: list[np.ndarray] = []
 
   def add(self, block: np.ndarray):
-    """Adds [n, channels] float32."""
-    self._take(self._resampler.resample_chunk(np.ascontiguousarray(block.mean(axis=1))))
+    """Adds [n, channels] float32; the first two channels count."""
+    middle = block[:, 0] if block.shape[1] == 1 else (block[:, 0] + block[:, 1]) / 2
+    self._take(self._resampler.resample_chunk(np.ascontiguousarray(middle)))
 
   def fingerprint(self) -> Fingerprint:
     """Of all that was added; nothing can be added afterwards."""

@@ -49,7 +49,10 @@ class LoudnessMeter:
   def add(self, block: np.ndarray):
     """Adds [n, channels] samples, of any n."""
     weighted, self._state = scipy.signal.sosfilt(self._sections, block, axis=0, zi=self._state)
-    squares = np.concatenate([self._rest, np.square(weighted).sum(axis=1)])
+    power = np.square(weighted[:, 0])
+    for channel in weighted.T[1:]:
+      power += np.square(channel)
+    squares = np.concatenate([self._rest, power])
     whole = len(squares) // self._step * self._step
     self._powers.append(squares[:whole].reshape(-1, self._step).mean(axis=1))
     self._rest = squares[whole:]

@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
@@ -288,9 +289,16 @@ def _scan_alone(path: str, settings: ScanSettings) -> Scanned:
 def _begin_worker():
   # Ctrl-C goes to the whole group; only the parent answers it.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  # A parent that is killed tells nobody.
+  threading.Thread(target=_leave_with_parent, daemon=True).start()
   # MP3's decoder writes notes on foreign bytes past Python, into the progress bar.
   with open(os.devnull, 'wb') as nowhere:
     os.dup2(nowhere.fileno(), 2)
+
+
+def _leave_with_parent():
+  multiprocessing.parent_process().join()
+  os._exit(1)
 
 
 @contextlib.contextmanager

@@ -171,7 +171,7 @@ def _mapping(names: list[str], columns: dict[str, str], faults: list[Fault]) -> 
   for field, column in list(columns.items()):
     if column not in names:
       near = difflib.get_close_matches(column, names, 1)
-      hint = f'; did you mean {near[0]!r}?' if near else f'; columns are {", ".join(names)}'
+      hint = f'; perhaps {near[0]!r} is meant' if near else f'; columns are {", ".join(names)}'
       faults.append(Fault(1, column, f'is mapped to {field}, and there is no such column{hint}'))
       del columns[field]
   mapped = set(columns.values())

@@ -12,13 +12,13 @@ from preprocessing.composer import compose
 from preprocessing.synthesizer import render
 
 RATE = 48_000
-STYLES = ('jazz swing', 'house', 'folk')
-SECS = 15.0
+STYLES = ('jazz swing', 'house')
+SECS = 14.0
 
 
 @pytest.fixture(scope='module')
 def works():
-  """Two works of each of three styles: the same composer, instruments and tempo range."""
+  """Two works of each of two styles: the same composer, instruments and tempo range."""
   return [
     np.asarray(render(compose(style, seed, SECS), RATE), np.float32)
     for style in STYLES
@@ -97,10 +97,10 @@ def test_everything_at_once(works, prints):
 
 def test_an_excerpt_of_a_long_recording(works, prints):
   """The sketch of a long recording is thinner; an excerpt of it is found all the same."""
-  long = np.concatenate([works[i][: 14 * RATE] for i in (1, 3, 0, 5, 4, 2)])
+  long = np.concatenate([works[i][: 13 * RATE] for i in (1, 3, 0, 2)])
   whole = fingerprint.fingerprint(long, RATE)
   assert len(whole.hashes) == fingerprint.SKETCH_SIZE
-  found = fingerprint.same_recording_pairs([whole, prints[5]])
+  found = fingerprint.same_recording_pairs([whole, prints[2]])
   assert [(i, j) for i, j, _ in found] == [(0, 1)]
 
 

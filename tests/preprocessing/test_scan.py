@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
@@ -137,27 +138,50 @@ def _start(tmp_path, folder):
   )  # fmt: skip
 
 
-@pytest.mark.parametrize('stop', [signal.SIGINT, signal.SIGKILL])
-def test_two_processes_stopped_on_the_way(tmp_path, stop):
-  folder = tmp_path / 'audio'
-  for seed in range(14):
+def _children(parent):
+  """Ids of the processes that a process has started."""
+  found = pathlib.Path(f'/proc/{parent}/task').glob('*/children')
+  return [int(child) for path in found for child in path.read_text().split()]
+
+
+def _wait_for_end_of(processes, secs=30):
+  end = time.monotonic() + secs
+  while running := [pid for pid in processes if os.path.exists(f'/proc/{pid}')]:
+    assert time.monotonic() < end, f'{running} outlive their parent'
+    time.sleep(0.1)
+
+
+@pytest.mark.skipif(not os.path.isdir('/proc/self/task'), reason='no /proc here')
+def test_two_processes_stopped_on_the_way(tmp_path):
+  """Ctrl-C goes to the whole group; SIGKILL to the parent alone, and its processes go with it."""
+  folder, journal = tmp_path / 'audio', tmp_path / 'scan.jsonl'
+  for seed in range(12):
     _write(folder / f'{seed:02d}.wav', seed, secs=15)
-  process = _start(tmp_path, folder)
-  for _ in range(4):
-    assert process.stdout.readline() == '+\n'
-  os.killpg(process.pid, stop)
-  _, told = process.communicate(timeout=60)
-  assert process.returncode != 0
-  if stop == signal.SIGINT:
-    assert told.rstrip().endswith('KeyboardInterrupt')
-  journal = (tmp_path / 'scan.jsonl').read_bytes().splitlines()
-  known = [json.loads(line)['path'] for line in journal if line.endswith(b'}') and b'{' in line]
-  assert 4 <= len(known) < 14
-  out, _ = _start(tmp_path, folder).communicate(timeout=120)
-  assert out.splitlines()[-1] == '14 good'
-  lines = [line for line in (tmp_path / 'scan.jsonl').read_bytes().splitlines() if line.strip()]
-  read = [json.loads(line)['path'] for line in lines if line.endswith(b'}')]
-  assert sorted(read) == sorted(str(path) for path in folder.iterdir())  # None twice.
+  known = 0
+  for stop in (signal.SIGINT, signal.SIGKILL):
+    process = _start(tmp_path, folder)
+    for _ in range(known + 2):
+      assert process.stdout.readline() == '+\n'
+    workers = _children(process.pid)
+    assert len(workers) >= 2
+    if stop == signal.SIGINT:
+      os.killpg(process.pid, stop)
+    else:
+      process.kill()
+    _, told = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert stop == signal.SIGKILL or told.rstrip().endswith('KeyboardInterrupt')
+    _wait_for_end_of(workers)
+    before, known = known, len(_journal_paths(journal))
+    assert before + 2 <= known < 12
+  out, _ = _start(tmp_path, folder).communicate(timeout=240)
+  assert out.splitlines()[-1] == '12 good'
+  assert sorted(_journal_paths(journal)) == sorted(map(str, folder.iterdir()))  # None twice.
+
+
+def _journal_paths(journal):
+  lines = journal.read_bytes().splitlines()
+  return [json.loads(line)['path'] for line in lines if line.endswith(b'}')]
 
 
 def test_a_decoder_that_kills_its_process_costs_one_file(tmp_path):
