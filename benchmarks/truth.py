@@ -211,7 +211,6 @@ def drifting(music: Sequence[Work]) -> Iterator[Outcome]:
     ('spectral_flatness', signal_health.spectral_flatness),
     ('corpus_distance', lambda audio: families.corpus_distances(
       {'': embeddings.logmel(audio, RATE).mean(0)}, vectors)['']),
-    ('chroma_entropy', lambda audio: tonality.tonality(audio, RATE)['chroma_entropy']),
   ):  # fmt: skip
     slopes = [drift.slope([find(audio) for audio in pieces]) for pieces in (steady, sinking)]
     values = [abs(found['slope']) for found in slopes]

@@ -316,8 +316,9 @@ def choose_clips(
     said = f'a run of {pair.run} coarse tokens, {100 * pair.share:.0f} % in one place'
     for letter, title, codes in (('p', 'played', pair.codes), ('t', 'training music', pair.found)):
       audio = np.asarray(bench.codec.decode(codes), np.float32)
-      clips.append(Clip(f'y{number}_{letter}', group, title, f'{said}; track {pair.track_id}',
-                        audio, spec.sample_rate))  # fmt: skip
+      caption = f'{said}; track {pair.track_id}'
+      clips.append(Clip(f'z{number}_{letter}', group, f'{title}, pair {number + 1}', caption, audio,
+                        spec.sample_rate))  # fmt: skip
   return clips
 
 

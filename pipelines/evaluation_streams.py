@@ -1,5 +1,6 @@
 """Long and live: a stream looked at piece by piece, prompts that turn, chunks against the clock."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -270,8 +271,10 @@ def measure_live(
       seconds.append(time.perf_counter() - start)
       on_chunk()
     found = live_figures.latency_figures(seconds, bench.spec.chunk_secs, seconds[0])
-    return {**found, 'cold_start_secs': cold, 'num_chunks': len(seconds)}
+    # Other programs on the machine make it slow: say how many wanted the cores.
+    busy = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, 'getloadavg') else None
+    return {**found, 'cold_start_secs': cold, 'num_chunks': len(seconds), 'load_per_core': busy}
 
-  depends = ['live', bench.weights_hash(source), bench.codec_hash, identity.hardware(),
+  depends = ['live', 2, bench.weights_hash(source), bench.codec_hash, identity.hardware(),
              options.num_live_chunks]  # fmt: skip
   return store.take(depends, run)

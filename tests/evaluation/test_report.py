@@ -309,6 +309,14 @@ def test_summary_is_five_lines_that_say_what_the_figures_say(report):
   assert '1.5 times as fast as time' in live['text'] and live['status'] == 'good'
 
 
+def test_a_busy_machine_is_no_fault_of_the_model(report):
+  row = {**report.live[0], 'chunk_p95_secs': 3.0}
+  alone = verdicts.summary(dataclasses.replace(report, live=[{**row, 'load_per_core': 0.8}]))[-1]
+  busy = verdicts.summary(dataclasses.replace(report, live=[{**row, 'load_per_core': 8.0}]))[-1]
+  assert (alone['status'], busy['status']) == ('bad', 'info')
+  assert 'load 8.0 per core' in busy['text']
+
+
 def test_no_distance_is_spoken_of_that_does_not_order_its_anchors(report):
   wrong = metric_table.row(
     metric_table.Metric('kad_logmel', 'K', '', 'lower', (anchors.CORPUS, anchors.WHITE_NOISE)),
