@@ -153,7 +153,10 @@ def write_dataset(
   with parts.atomic_file(building / manifest.MANIFEST_FILE) as file:
     file.write(manifest_text)
   records.write_json(building / records.STATS_FILE, stats)
-  (building / _BUILDING).unlink(missing_ok=True)
+  for path in building.iterdir():
+    # Left by writers that were killed.
+    if path.name.startswith('.') or path.name == _BUILDING:
+      path.unlink()
   records.write_json(building / records.COMPLETION_MARKER, {'fingerprint': stats['fingerprint']})
   _put_in_place(building, final)
   return True

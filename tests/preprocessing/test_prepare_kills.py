@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import multiprocessing
 import os
 import pathlib
 import random
@@ -32,33 +34,54 @@ ENVIRONMENT = {
 }  # fmt: skip
 
 
+# Imports happen once: runs are forked from a process that has made them.
+FORKS = multiprocessing.get_context('forkserver')
+FORKS.set_forkserver_preload(['prepare_run'])
+
+
 @pytest.fixture(scope='module')
-def audio_dir(tmp_path_factory):
-  """Sixteen tracks of 8 to 38 s, one of them twice under another name, and two bad files."""
+def tracks_file(tmp_path_factory):
+  """A manifest of sixteen tracks of 4 to 19 s, one of them twice, and two bad files."""
   folder = tmp_path_factory.mktemp('audio')
   for number in range(NUM_TRACKS):
-    x = np.random.default_rng(number).normal(0, 0.1, [(8 + 2 * number) * RATE, 2])
+    x = np.random.default_rng(number).normal(0, 0.1, [(4 + number) * RATE, 2])
     audio.write_audio(folder / f'{number:02d}.wav', x, RATE)
   (folder / 'again.wav').write_bytes((folder / '03.wav').read_bytes())
-  (folder / 'empty.flac').write_bytes(b'')
-  (folder / 'garbage.mp3').write_bytes(b'\x01\x02garbage' * 999)
-  return folder
+  (folder / 'empty.wav').write_bytes(b'')
+  (folder / 'garbage.wav').write_bytes(b'\x01\x02garbage' * 999)
+  tracks = [
+    manifest.Track(
+      track_id=path.stem,
+      path=str(path),
+      sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+      duration_secs=10.0,
+      sample_rate=RATE,
+      channels=2,
+      work=path.stem,
+    )
+    for path in sorted(folder.iterdir())
+  ]
+  manifest.write_manifest(folder / 'tracks.jsonl', tracks)
+  return folder / 'tracks.jsonl'
 
 
 @pytest.fixture(scope='module')
-def quiet(audio_dir, tmp_path_factory):
-  """What a run gives that nobody disturbs: {shard: bytes}, stats."""
+def quiet(tracks_file, tmp_path_factory):
+  """What a run gives that nobody disturbs: the folder, and its statistics."""
   result = corpus.prepare_corpus(
-    prepare_run.options(audio_dir, tmp_path_factory.mktemp('quiet')), load
+    prepare_run.options(tracks_file, tmp_path_factory.mktemp('quiet')), load
   )
   return result.dataset_dir, result.stats
 
 
-def start(audio_dir, output, beam_args, log):
-  return subprocess.Popen(
-    [sys.executable, str(HERE / 'prepare_run.py'), str(audio_dir), str(output), *beam_args],
-    cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True,
-  )  # fmt: skip
+def start(tracks_file, output, beam_args):
+  """A run in a process and process group of its own."""
+  process = FORKS.Process(
+    target=prepare_run.run,
+    args=(tracks_file, output, beam_args, output.with_suffix('.log')),
+  )
+  process.start()
+  return process
 
 
 def progress(output):
@@ -72,18 +95,21 @@ def progress(output):
 def kill_at_a_random_moment(process, output, before, draw, *, whole_group):
   """SIGKILLs a run some time after its first sign of work; returns the progress found, or None."""
   deadline = time.monotonic() + 240
-  while process.poll() is None and progress(output) == before and time.monotonic() < deadline:
+  while process.is_alive() and time.monotonic() < deadline:
+    # On a cluster, workers may still be at what the driver before gave them.
+    begun = os.getpgid(process.pid) == process.pid
+    if begun and progress(output) != before:
+      break
     time.sleep(0.02)
-  with contextlib.suppress(subprocess.TimeoutExpired):
-    process.wait(draw.uniform(0, 1.2))
-  if process.poll() is not None:
-    assert process.returncode == 0
+  process.join(draw.uniform(0, 1.2))
+  if not process.is_alive():
+    assert process.exitcode == 0, output.with_suffix('.log').read_text()[-3000:]
     return None
   if whole_group:
     os.killpg(process.pid, signal.SIGKILL)
   else:
     os.kill(process.pid, signal.SIGKILL)
-  process.wait()
+  process.join()
   return progress(output)
 
 
@@ -100,48 +126,43 @@ def assert_same_records(output, quiet):
     assert (made / name).read_bytes() == (folder / name).read_bytes(), name
   assert not list((output / 'toy').glob('.1.0.0*'))
   tracks = manifest.read_manifest(output / manifest.MANIFEST_FILE)
-  assert len({track.sha256 for track in tracks}) == NUM_TRACKS
+  assert len({track.sha256 for track in tracks}) == NUM_TRACKS and len(tracks) == NUM_TRACKS + 1
 
 
-def assert_nothing_is_left_running(output):
-  """Workers of a killed driver end by themselves."""
+def assert_nothing_is_left_running(process):
+  """Workers of a killed driver, which stay in its group, end by themselves."""
   deadline = time.monotonic() + 60
   while time.monotonic() < deadline:
-    left = [pid for pid in pathlib.Path('/proc').glob('[0-9]*') if str(output) in _command(pid)]
-    if not left:
+    try:
+      os.killpg(process.pid, 0)
+    except ProcessLookupError:
       return
     time.sleep(0.5)
-  raise AssertionError(f'{left} still run.')
+  raise AssertionError(f'Workers of {process.pid} still run.')
 
 
-def _command(pid):
-  try:
-    return (pid / 'cmdline').read_text().replace('\0', ' ') + (pid / 'cwd').resolve().as_posix()
-  except OSError:
-    return ''
-
-
-def run_and_kill(audio_dir, output, beam_args, kills, quiet, seed):
+def run_and_kill(tracks_file, output, beam_args, kills, quiet, seed, between=lambda kill: None):
   """Kills `kills` runs, lets the last one end, and compares; returns where each kill fell."""
   draw = random.Random(seed)
   where, before = [], progress(output)
-  with open(output.with_suffix('.log'), 'ab') as log:
-    while len(where) < kills:
-      process = start(audio_dir, output, beam_args, log)
-      after = kill_at_a_random_moment(
-        process, output, before, draw, whole_group=len(where) % 2 == 0
-      )
-      if after is None:
-        # It ended first: take something away, so that there is work to be killed at.
-        _undo_some(output, draw)
-        after = progress(output)
-      else:
-        where.append(after)
-      before = after
-    process = start(audio_dir, output, beam_args, log)
-    assert process.wait(600) == 0, output.with_suffix('.log').read_text()[-3000:]
+  while len(where) < kills:
+    process = start(tracks_file, output, beam_args)
+    # Driver and workers at once, or the driver alone.
+    both = len(where) % 2 == 0
+    after = kill_at_a_random_moment(process, output, before, draw, whole_group=both)
+    if after is None:
+      # It ended first: take something away, so that there is work to be killed at.
+      _undo_some(output, draw)
+      after = progress(output)
+    else:
+      where.append(after)
+      between(len(where))
+      assert_nothing_is_left_running(process)
+    before = after
+  process = start(tracks_file, output, beam_args)
+  process.join(600)
+  assert process.exitcode == 0, output.with_suffix('.log').read_text()[-3000:]
   assert_same_records(output, quiet)
-  assert_nothing_is_left_running(output)
   return where
 
 
@@ -155,18 +176,16 @@ def _undo_some(output, draw):
   (output / 'toy' / '1.0.0').rmdir()
 
 
-def test_killed_twice_in_one_process(audio_dir, quiet, tmp_path):
-  where = run_and_kill(
-    audio_dir, tmp_path / 'out', RUNNERS['in_memory'], 2, quiet, seed=0
-  )
-  assert len(where) == 2 and where[0][0] < NUM_TRACKS + 2
+def test_killed_twice_in_one_process(tracks_file, quiet, tmp_path):
+  where = run_and_kill(tracks_file, tmp_path / 'out', RUNNERS['in_memory'], 2, quiet, seed=0)
+  assert where[0][0] < NUM_TRACKS + 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('runner', RUNNERS)
-def test_killed_ten_times(runner, audio_dir, quiet, tmp_path):
-  where = run_and_kill(audio_dir, tmp_path / 'out', RUNNERS[runner], 10, quiet, seed=runner)
-  print(f'\n{runner}: killed at (tracks, shards) {where}: same {quiet[1]["splits"]}')
+def test_killed_ten_times(runner, tracks_file, quiet, tmp_path):
+  where = run_and_kill(tracks_file, tmp_path / 'out', RUNNERS[runner], 10, quiet, seed=runner)
+  print(f'\n{runner}: killed at (tracks, shards) {where}')
 
 
 @contextlib.contextmanager
@@ -205,48 +224,36 @@ def dask_cluster(folder):
     log.close()
 
 
-def test_dask_with_two_workers(audio_dir, quiet, tmp_path):
+def test_dask_with_two_workers(tracks_file, quiet, tmp_path):
   """A whole run on Dask; its own runner is known to lose the results of branches."""
   with dask_cluster(tmp_path) as (address, *_):
-    output = tmp_path / 'out'
-    run_and_kill(audio_dir, output, _dask_args(address), 0, quiet, seed=0)
+    run_and_kill(tracks_file, tmp_path / 'out', _dask_args(address), 0, quiet, seed=0)
 
 
 @pytest.mark.slow
-def test_dask_killed_ten_times(audio_dir, quiet, tmp_path):
+def test_dask_killed_ten_times(tracks_file, quiet, tmp_path):
   """The driver dies ten times, and a worker with it every third time."""
-  output, where = tmp_path / 'out', []
   with dask_cluster(tmp_path) as (address, processes, worker):
-    for kill in range(10):
-      where += _kill_once(audio_dir, output, _dask_args(address), draw_seed=kill)
-      if kill % 3 == 2:
+
+    def kill_a_worker(kill):
+      if kill % 3 == 0:
         processes[1].kill()
         processes[1].wait()
         processes[1] = worker()
-    where.append('end')
-    run_and_kill(audio_dir, output, _dask_args(address), 0, quiet, seed=0)
+
+    where = run_and_kill(
+      tracks_file, tmp_path / 'out', _dask_args(address), 10, quiet, seed=0, between=kill_a_worker
+    )
   print(f'\nDask: killed at (tracks, shards) {where}')
-
-
-def _kill_once(audio_dir, output, beam_args, draw_seed):
-  draw = random.Random(draw_seed)
-  with open(output.with_suffix('.log'), 'ab') as log:
-    while True:
-      before = progress(output)
-      process = start(audio_dir, output, beam_args, log)
-      after = kill_at_a_random_moment(process, output, before, draw, whole_group=True)
-      if after is not None:
-        return [after]
-      _undo_some(output, draw)
 
 
 def _dask_args(address):
   return ['--runner=DaskRunner', f'--dask_client_address={address}', '--dask_npartitions=8']
 
 
-def test_a_lost_record_is_loud(audio_dir, tmp_path, monkeypatch):
+def test_a_lost_record_is_loud(tracks_file, tmp_path, monkeypatch):
   """A runner that says it is done and is not; a shard without a record, a part without a clip."""
-  options = prepare_run.options(audio_dir, tmp_path / 'out')
+  options = prepare_run.options(tracks_file, tmp_path / 'out')
   from preprocessing import parts, pipeline
 
   run = pipeline.run_ranges
