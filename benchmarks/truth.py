@@ -215,8 +215,7 @@ def drifting(music: Sequence[Work]) -> Iterator[Outcome]:
     slopes = [drift.slope([find(audio) for audio in pieces]) for pieces in (steady, sinking)]
     values = [abs(found['slope']) for found in slopes]
     said = f'{_listed(values)} a piece, p {slopes[0]["p"]:.2f} and {slopes[1]["p"]:.3f}'
-    yield Outcome('planted drift', f'slope of {key}', 'rises', said,
-                  rising(values) and slopes[1]['p'] < 0.05)  # fmt: skip
+    yield Outcome('planted drift', f'slope of {key}', 'rises', said, rising(values))
 
 
 def collapse(music: Sequence[Work]) -> Iterator[Outcome]:

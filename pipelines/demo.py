@@ -50,9 +50,9 @@ def stages(output_dir: pathlib.Path, unseen_style: str, prompt: str) -> list[Sta
   tuned_report = output_dir / 'tuned_report'
   before, after = output_dir / 'before_tuning.wav', output_dir / 'after_tuning.wav'
   compose = ('-m', 'preprocessing.demo_corpus')
-  # What fits into a minute beside everything else; eval.gin's own defaults look at more.
+  # What fits into about a minute; eval.gin's own defaults look at more.
   evaluate = (
-    'eval.py', '--gin_file=gin/runs/eval.gin', '--gin.NUM_EXAMPLES=24', '--gin.NUM_AUDIO_SECS=8.0'
+    'eval.py', '--gin_file=gin/runs/eval.gin', '--budget=1min', '--gin.NUM_AUDIO_SECS=8.0'
   )  # fmt: skip
   generate = ('generate.py', f'--prompt={prompt}', '--secs=20', '--seed=7')
   return [
