@@ -13,11 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import logging
+from etils import epath
 from tqdm import tqdm
 
 from preprocessing import (
   dataset,
   features,
+  files,
   licences,
   manifest,
   manifest_build,
@@ -84,8 +86,15 @@ class PrepareOptions:
   num_workers: int = 0
 
   @property
-  def dataset_dir(self) -> pathlib.Path:
-    return pathlib.Path(self.output_dir).expanduser().absolute() / self.name / self.version
+  def output(self) -> pathlib.Path | epath.Path:
+    """`output_dir`, absolute; an epath where it lies in a bucket."""
+    place = files.absolute(self.output_dir)
+    return epath.Path(place) if files.is_remote(place) else pathlib.Path(place)
+
+  @property
+  def dataset_dir(self) -> pathlib.Path | epath.Path:
+    """Where the records of this name and version go."""
+    return self.output / self.name / self.version
 
   @property
   def folders(self) -> tuple[str, ...]:
@@ -125,8 +134,7 @@ class PrepareOptions:
     splits.check_fractions(self.validation_fraction, self.test_fraction)
     self.build_options().check()
     self.clips.check()
-    output = pathlib.Path(self.output_dir).expanduser()
-    if output.exists() and not output.is_dir():
+    if self.output.exists() and not self.output.is_dir():
       raise ValueError(f'output_dir={self.output_dir} is a file.')
 
 
@@ -140,7 +148,7 @@ class Prepared:
     did_work: False where everything was there already.
   """
 
-  dataset_dir: pathlib.Path
+  dataset_dir: pathlib.Path | epath.Path
   stats: dict[str, Any]
   did_work: bool
 
@@ -160,7 +168,7 @@ def prepare_corpus(options: PrepareOptions, load_models: Callable | None = None)
   """
   # Check everything that can be checked before the long work.
   options.check()
-  output = pathlib.Path(options.output_dir).expanduser().absolute()
+  output = options.output
   for folder in options.folders:
     manifest.find_audio_files(folder)
   loader = load_models or units.load_models
@@ -209,7 +217,7 @@ def prepare_corpus(options: PrepareOptions, load_models: Callable | None = None)
   return Prepared(options.dataset_dir, stats, did_work)
 
 
-def _read_tracks(options: PrepareOptions, output: pathlib.Path):
+def _read_tracks(options: PrepareOptions, output: pathlib.Path | epath.Path):
   build = options.build_options()
   if not (build.folders or build.table):
     # A manifest alone is taken at its word; the tokenizer looks at the files.
@@ -265,7 +273,7 @@ def _statistics(
   }
 
 
-def _nothing_left(output: pathlib.Path, rejects: Sequence[manifest.Reject]) -> str:
+def _nothing_left(output: pathlib.Path | epath.Path, rejects: Sequence[manifest.Reject]) -> str:
   reasons = collections.Counter(reject.reason for reject in rejects)
   told = '; '.join(
     f'{count} {reason} ({quality.REASONS[reason]})' for reason, count in reasons.most_common()

@@ -1,5 +1,6 @@
 """Shards: number and size, order, levels, compression, buckets; and looking into them."""
 
+import dataclasses
 import hashlib
 import json
 
@@ -11,7 +12,18 @@ from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 
 from models.spec import MAGENTA_RT_V1 as SPEC
-from preprocessing import features, manifest, parts, records, shards, token_inspection, units, work
+from preprocessing import (
+  audio,
+  corpus,
+  features,
+  manifest,
+  parts,
+  records,
+  shards,
+  token_inspection,
+  units,
+  work,
+)
 from tasks import source
 
 
@@ -161,6 +173,35 @@ def test_parts_plans_and_shards_lie_in_a_bucket_too(bucket):
   np.testing.assert_array_equal(tokens.acoustic_tokens, clips[0].acoustic_tokens[:, :16])
 
 
+def test_a_corpus_is_prepared_into_a_bucket(bucket, tmp_path, fake_models):
+  """The same records as on a disk; a second run does nothing; another version of them replaces."""
+  wave = np.random.default_rng(0).normal(0, 0.1, [12 * 16_000, 2])
+  for number in range(3):
+    audio.write_audio(tmp_path / f'{number}.wav', wave[: (12 - number) * 16_000], 16_000)
+  tracks, _ = manifest.build_manifest(tmp_path)
+  manifest.write_manifest(tmp_path / 'tracks.jsonl', tracks)
+  made = {}
+  for output in (str(bucket), str(tmp_path / 'out')):
+    options = corpus.PrepareOptions(
+      output_dir=output, manifest_path=str(tmp_path / 'tracks.jsonl'), min_held_out=1,
+      clips=features.ClipOptions(clip_secs=5),
+    )  # fmt: skip
+    folder = corpus.prepare_corpus(options, fake_models).dataset_dir
+    made[output] = {path.name: epath.Path(path).read_bytes() for path in folder.iterdir()}
+    assert not corpus.prepare_corpus(options, fake_models).did_work
+  here, there = made.values()
+  assert here.keys() == there.keys() and 'COMPLETED' in here
+  shard_names = [name for name in here if '.tfrecord-' in name]
+  assert shard_names and all(here[name] == there[name] for name in shard_names)
+  again = dataclasses.replace(
+    options, output_dir=str(bucket), format=shards.RecordFormat(codec_levels=16)
+  )
+  folder = corpus.prepare_corpus(again, fake_models).dataset_dir
+  after = {path.name: path.read_bytes() for path in folder.iterdir()}
+  assert after.keys() == here.keys()
+  assert all(len(after[name]) < len(here[name]) for name in shard_names)
+
+
 def test_a_plan_that_another_run_wrote_is_refused(tmp_path):
   lines = [{'a': i} for i in range(5)]
   first, second = work.write_plan(tmp_path / 'plan', [('', lines[:2]), ('x', lines[2:])])
@@ -199,8 +240,6 @@ def test_records_are_shown_and_heard(tmp_path):
   told = list(token_inspection.inspect(found, 2, str(heard), Decoder()))
   assert len(told) == 2 and 'record 1: track track-1, 30.00 s + 4.04 s, licence CC0' in told[1]
   assert 'caption: slow, warm' in told[0]
-  from preprocessing import audio
-
   x = audio.read_audio(heard / '000001_track-1.wav')
   expected = _clip(1).acoustic_tokens[:, 0] / 2000.0
   np.testing.assert_allclose(x[:: SPEC.samples_per_frame, 0], expected, atol=1e-4)
