@@ -2,12 +2,15 @@
 
 Prepares the folder, holds some tracks out, evaluates the base, trains, keeps the step with the
 lowest held-out loss as a bundle that generate.py plays, and reports what was gained, what was
-forgotten and whether it copies. Given again, the command goes on where it stopped.
+forgotten and whether it copies. Given again, the command goes on where it stopped. Further macros
+of the run file (gin/runs/finetune*.gin) are set by `--gin.NAME=VALUE`.
 """
 
 import sys
 
 from absl import app, flags
+
+from pipelines import startup
 
 _CATALOG = flags.DEFINE_string(
   'catalog', None, 'Folder of audio files, or one that prepare.py wrote.', required=True
@@ -62,14 +65,14 @@ _ASSETS_DIR = flags.DEFINE_string(
 
 
 def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f'Unknown argument {argv[1]!r}.')
-  from pipelines import startup
-
   startup.begin(_ASSETS_DIR.value)
+  from pipelines import gin_config
   from pipelines.finetune import FinetuneOptions, finetune, plan
 
   with startup.plain_errors('finetune.py'):
+    bindings, others = gin_config.split_flags(argv[1:])
+    if others:
+      raise app.UsageError(f'Unknown argument {others[0]!r}.')
     options = FinetuneOptions(
       method=_METHOD.value,
       total_steps=_STEPS.value,
@@ -86,6 +89,7 @@ def main(argv):
       hours_budget=_HOURS_BUDGET.value,
       seed=_SEED.value,
       judge=_JUDGE.value,
+      gin_bindings=tuple(bindings),
     )
     if _DRY_RUN.value:
       found = plan(_CATALOG.value, _OUTPUT_DIR.value, _BASE.value, options)
@@ -101,4 +105,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=startup.parse_flags)

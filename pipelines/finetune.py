@@ -58,6 +58,7 @@ class FinetuneOptions:
     seed: of crops, dropout and adapters.
     judge: measure memorization, write the report, the demo clips and the T5X layout.
     gate: of the memorization gate.
+    gin_bindings: 'NAME=VALUE' of further macros of the run file.
 
   Raises:
     ValueError: a number is not above 0, or the method is unknown.
@@ -79,6 +80,7 @@ class FinetuneOptions:
   seed: int = 42
   judge: bool = True
   gate: GateOptions = dataclasses.field(default_factory=GateOptions)
+  gin_bindings: tuple[str, ...] = ()
 
   def __post_init__(self):
     if self.method not in METHODS:
@@ -243,7 +245,7 @@ class _Progress:
     self._own = own
     self._settings = json.dumps(
       {**options.bindings(), 'time_budget_secs': options.time_budget_secs,
-       'hours_budget': options.hours_budget}, sort_keys=True
+       'hours_budget': options.hours_budget, 'gin_bindings': options.gin_bindings}, sort_keys=True
     )  # fmt: skip
 
   @property
@@ -412,6 +414,7 @@ def _parse(
 ) -> list[str]:
   """Parses the run of a method; returns the bindings of the settings."""
   bindings = [f'{name} = {value!r}' for name, value in settings.items()]
+  bindings += [' = '.join(binding.split('=', 1)) for binding in options.gin_bindings]
   gin_config.parse_gin([str(model_file), RUN_FILES[options.method]], bindings)
   return bindings
 
