@@ -31,11 +31,14 @@ _CHUNK_SECS = 30
 # A peak is joined with pairs of the next five that lie 2 frames to 1.5 s later, within 128 bins.
 _FAN_OUT = 5
 _MIN_STEP, _MAX_STEP = 2, 64
+# Steps in time are hashed in units of so many frames: a cut between two frames moves peaks by one.
+_STEP_FRAMES = 4
 _MAX_BINS = 128
 SKETCH_SIZE = 512
-# Of 64 rendered tracks of 24 s and 28 recodings of four of them, pairs of one recording share 0.068
-# or more, other pairs (the same composer and instruments) at most 0.011: docs/manifest.md.
-MIN_SHARE = 0.05
+# Of 404 rendered tracks of 24 s and 28 recodings of four of them, pairs of one recording share
+# 0.110 or more; other pairs, of the same composer and instruments, at most 0.034, but for one of
+# beatless drones with 0.055 (docs/manifest.md).
+MIN_SHARE = 0.08
 MIN_HITS = 8
 # Hashes that more recordings than this have in common (one drum loop) say nothing.
 _MAX_RECORDINGS = 64
@@ -151,7 +154,11 @@ def _landmarks(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows = np.flatnonzero((chosen[:, first] >= 0) & (chosen[:, second] >= 0))
     a, b, c = peaks[rows], peaks[chosen[rows, first]], peaks[chosen[rows, second]]
     value = np.zeros(len(rows), np.uint64)
-    for number in (a[:, 1], b[:, 1], c[:, 1], b[:, 0] - a[:, 0], c[:, 0] - b[:, 0]):
+    steps = [
+      (later[:, 0] - earlier[:, 0] + _STEP_FRAMES // 2) // _STEP_FRAMES
+      for earlier, later in ((a, b), (b, c))
+    ]
+    for number in (a[:, 1], b[:, 1], c[:, 1], *steps):
       value = (value << np.uint64(10)) | number.astype(np.uint64)
     values.append(value)
     times.append(a[:, 0].astype(np.uint32))

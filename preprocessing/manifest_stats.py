@@ -150,6 +150,7 @@ def draw(
     _histogram(
       axes[4], [track.duration_secs / 60 for track in tracks], 'Length', 'minutes', 'tracks'
     )
+    axes[4].set_xlim(left=0)
     _rejects(axes[5], stats['rejects'])
     if measured:
       loud = [found.loudness_lufs for found in measured if found.loudness_lufs > -70]
