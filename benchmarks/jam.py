@@ -59,6 +59,12 @@ def resident_mib(pid: int) -> float:
   return round(int(re.search(r'VmRSS:\s+(\d+) kB', status)[1]) / 1024, 1)
 
 
+def cpu_secs(pid: int) -> float:
+  """Processor seconds that a process has used on Linux."""
+  fields = pathlib.Path(f'/proc/{pid}/stat').read_text().rsplit(') ', 1)[1].split()
+  return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+
 def start_server(bundle: str, buffer_secs: float) -> tuple[subprocess.Popen, str, float]:
   """The server's process, its page, and the seconds until it was ready."""
   begun = time.perf_counter()
@@ -134,10 +140,12 @@ def main():
       page.locator('#link', has_text=re.compile('^connected$')).wait_for()
       page.evaluate(WATCH)
       page.click('#play')
+      cpu_before = cpu_secs(server.pid)
       for _ in range(options.others):
         threading.Thread(target=play_along, args=(url, stop), daemon=True).start()
       state, memory = watch(page, server, options.minutes)
       browser.close()
+      cpu = cpu_secs(server.pid) - cpu_before
   finally:
     stop.set()
     server.terminate()
@@ -147,6 +155,7 @@ def main():
     'all', minutes=options.minutes, others=options.others, first_sound_secs=state['first'],
     chunks=len(chunks), turnaround_secs=percentiles([chunk[0] for chunk in chunks]),
     generate_secs=percentiles([chunk[1] for chunk in chunks]),
+    server_cpu_secs_per_chunk=round(cpu / len(chunks) / (1 + options.others), 3),
     batch_sizes=sorted({chunk[2] for chunk in chunks}),
     control_delay_secs=percentiles(state['delays']),
     round_trip_secs=percentiles(state['seen']['trips']),
