@@ -84,7 +84,8 @@ def _token_parts(losses: dict[str, Any] | None) -> list[Part]:
   if losses is None:
     return []
   anchor = next(row for row in losses['rows'] if row['name'] == UNIGRAM)
-  parts = []
+  said = f'coarse loss in nats, of the unigram {anchor["coarse"][0]:.3f}'
+  parts = [(said, 'good')]
   for row in losses['rows']:
     if row is anchor:
       continue
@@ -92,8 +93,7 @@ def _token_parts(losses: dict[str, Any] | None) -> list[Part]:
     levels = len(row['loss'])
     good = row['coarse'][0] < anchor['coarse'][0] and below >= losses['context_levels']
     parts.append((
-      f'{row["name"]} lies below the unigram anchor on {below} of {levels} levels, coarse loss '
-      f'{row["coarse"][0]:.3f} against {anchor["coarse"][0]:.3f} nats',
+      f'{row["name"]} {row["coarse"][0]:.3f}, below the unigram on {below} of {levels} levels',
       'good' if good else 'bad',
     ))  # fmt: skip
   return parts
@@ -169,7 +169,7 @@ def _adherence_parts(table: dict[str, Any] | None) -> list[Part]:
   return [
     (
       f'{row["name"]} is {abs(row["margin"]):.3f} {"nearer to" if row["margin"] > 0 else "off"} '
-      'its own prompt than others',
+      'its own prompt',
       'good' if row['margin'] > _CLEAR_MARGIN else 'bad' if row['margin'] < 0 else 'info',
     )
     for row in table['rows']
@@ -182,8 +182,8 @@ def _memory_parts(section: dict[str, Any] | None) -> list[Part]:
     return []
   return [
     (
-      f'{row["name"]} copies {100 * row["training_rate"]:.0f} % of training contexts '
-      f'({100 * row["held_out_rate"]:.0f} % of held-out ones)',
+      f'{row["name"]} copies {100 * row["training_rate"]:.0f} % (held-out '
+      f'{100 * row["held_out_rate"]:.0f} %)',
       'bad' if row['memorized'] else 'good',
     )
     for row in section['rows']
@@ -197,9 +197,9 @@ def _live_parts(rows: Sequence[dict[str, Any]]) -> list[Part]:
     late = row['chunk_p95_secs'] >= row['chunk_audio_secs']
     busy = (row.get('load_per_core') or 0) > _BUSY
     text = (
-      f'{row["name"]} plays {row["real_time_factor"]:.1f} times as fast as time, first audio after '
-      f'{row["first_audio_secs"]:.2f} s, 95 % of chunks within {row["chunk_p95_secs"]:.2f} s of '
-      f'{row["chunk_audio_secs"]:g} s'
+      f'{row["name"]} {row["real_time_factor"]:.1f} times real time, first audio '
+      f'{row["first_audio_secs"]:.2f} s, 95 % of chunks of {row["chunk_audio_secs"]:g} s within '
+      f'{row["chunk_p95_secs"]:.2f} s'
     )
     if busy:
       text += f' on a machine busy with other work (load {row["load_per_core"]:.1f} per core)'

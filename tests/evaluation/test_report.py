@@ -300,13 +300,13 @@ def test_too_much_audio_is_named_instead_of_embedded(report, tmp_path, monkeypat
 def test_summary_is_five_lines_that_say_what_the_figures_say(report):
   assert len(report.summary) == 5
   learned, sound, near, memory, live = report.summary
-  assert 'tiny lies below the unigram anchor on 16 of 16 levels' in learned['text']
-  assert 'bad lies below the unigram anchor on 0 of 16 levels' in learned['text']
+  assert 'tiny 5.120, below the unigram on 16 of 16 levels' in learned['text']
+  assert 'bad 5.870, below the unigram on 0 of 16 levels' in learned['text']
   assert learned['status'] == 'bad'
   assert 'tiny: a sound signal' in sound['text'] and sound['status'] == 'good'
   assert 'over logmel' in near['text'] and 'tiny 1.2' in near['text'] and near['status'] == 'good'
-  assert 'copies 25 % of training contexts' in memory['text'] and memory['status'] == 'bad'
-  assert '1.5 times as fast as time' in live['text'] and live['status'] == 'good'
+  assert 'tiny copies 25 % (held-out 0 %)' in memory['text'] and memory['status'] == 'bad'
+  assert '1.5 times real time' in live['text'] and live['status'] == 'good'
 
 
 def test_a_busy_machine_is_no_fault_of_the_model(report):
