@@ -97,20 +97,24 @@ def kill_at_a_random_moment(process, output, before, draw, *, whole_group):
   deadline = time.monotonic() + 240
   while process.is_alive() and time.monotonic() < deadline:
     # On a cluster, workers may still be at what the driver before gave them.
-    begun = os.getpgid(process.pid) == process.pid
-    if begun and progress(output) != before:
+    if _has_its_group(process) and progress(output) != before:
       break
     time.sleep(0.02)
   process.join(draw.uniform(0, 1.2))
   if not process.is_alive():
     assert process.exitcode == 0, output.with_suffix('.log').read_text()[-3000:]
     return None
-  if whole_group:
-    os.killpg(process.pid, signal.SIGKILL)
-  else:
-    os.kill(process.pid, signal.SIGKILL)
+  with contextlib.suppress(ProcessLookupError):
+    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
   process.join()
-  return progress(output)
+  return progress(output) if process.exitcode else None
+
+
+def _has_its_group(process):
+  try:
+    return os.getpgid(process.pid) == process.pid
+  except ProcessLookupError:
+    return False
 
 
 def assert_same_records(output, quiet):
