@@ -1,7 +1,9 @@
 """A player keeps ahead by its buffer, takes back what was not heard, and hears loops."""
 
 import dataclasses
+import gc
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -151,6 +153,25 @@ def test_running_dry_doubles_the_buffer_and_calm_halves_it(player, monkeypatch):
   player.apply({'type': 'buffer', 'secs': 6.0})
   player.report(0, underruns=8)
   assert player.settings.buffer_secs == 6
+
+
+def test_playing_on_takes_no_more_memory(player):
+  def play(count):
+    for _ in range(count):
+      player.report(player.end)
+      settled(player)
+    player.engine.requests.clear()
+    gc.collect()
+
+  tracemalloc.start()
+  player.play()
+  play(30)
+  before = tracemalloc.take_snapshot()
+  play(150)
+  grown = tracemalloc.take_snapshot().compare_to(before, 'filename')
+  tracemalloc.stop()
+  # One chunk of sound alone is 51 kB here.
+  assert sum(entry.size_diff for entry in grown) < 150_000
 
 
 def test_the_clock_plays_without_reports(player):
