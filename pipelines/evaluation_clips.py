@@ -194,6 +194,11 @@ class Prompt:
   embedding: np.ndarray
   track_id: str
 
+  @property
+  def content(self) -> list[str]:
+    """What names it in hashes; embeddings differ in their last digits from run to run."""
+    return [self.label, self.track_id]
+
 
 def choose_prompts(bench: Bench, music: Sequence[Sample]) -> list[Prompt]:
   """The texts asked for; without any, captions of the tracks of B, or their sound."""
@@ -236,9 +241,8 @@ def played_clips(
   for place, prompt in enumerate(prompts):
     for draw in range(options.num_seeds):
       seed = options.seed + draw
-      style = [round(float(x), 6) for x in prompt.embedding[:8]]
       yield bench.store.take(
-        ['prompt', *depends, prompt.label, style, seed],
+        ['prompt', *depends, *prompt.content, bench.style.content_hash, seed],
         lambda prompt=prompt, seed=seed: _play(bench, source, prompt.embedding, seed),
         key=f'm{number}_p{place}_s{draw}', source='prompt', track_id=prompt.track_id,
         title=prompt.label, **described,

@@ -51,7 +51,7 @@ def stream_pieces(bench: Bench, number: int, prompt: Prompt, on_chunk: Tick) -> 
   secs = piece_secs(options.stream_secs, spec.chunk_secs)
   chunks = round(secs / spec.chunk_secs)
   depends = ['stream', bench.weights_hash(source), bench.codec_hash, repr(options.sampling),
-             prompt.label, options.seed, chunks]  # fmt: skip
+             bench.style.content_hash, *prompt.content, options.seed, chunks]  # fmt: skip
   clips: list[Sample] = []
   for place in range(max(3, round(options.stream_secs / secs))):
     before = clips[-1] if clips else None
@@ -195,7 +195,7 @@ def measure_transition(
       after.append(_embed(bench, _run(session, 1, on_chunk)[0]))
     return curve_of(np.stack(heard), np.stack(after), pair, bench.spec.chunk_secs)
 
-  styles = [np.round(prompt.embedding[:8], 5).tolist() for prompt in pair]
+  styles = [prompt.content for prompt in pair]
   depends = ['transition', bench.weights_hash(source), bench.codec_hash,
              bench.style.content_hash, repr(options.sampling), styles, options.seed]  # fmt: skip
   return store.take(depends, run)
@@ -228,7 +228,7 @@ def recorded_transition(
     ]
     return curve_of(np.stack(heard), np.stack(after), pair, bench.spec.chunk_secs)
 
-  styles = [np.round(prompt.embedding[:8], 5).tolist() for prompt in pair]
+  styles = [prompt.content for prompt in pair]
   return store.take(
     ['recorded transition', first.digest, second.digest, bench.style.content_hash, styles], run
   )
