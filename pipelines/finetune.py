@@ -17,6 +17,7 @@ import time
 from typing import Any
 
 from evaluation.memorization import GateOptions
+from models import adapters
 from models.adapted import METHODS
 from models.bundle import Bundle
 from pipelines import finetune_choice, finetune_plan, gin_config, initial_params, runs
@@ -30,8 +31,12 @@ RUN_FILES = {
   method: 'gin/runs/finetune.gin' if method == 'full' else f'gin/runs/finetune_{method}.gin'
   for method in METHODS
 }
+_RATE = 'BASE_LEARNING_RATE'
 PROGRESS_FILE = 'progress.json'
 HELD_OUT_LOSS = finetune_choice.HELD_OUT_LOSS
+# The run files' rates are for bases of v1's sizes; a small one needs and bears more.
+_SMALL_BASE = 50_000_000
+_SMALL_BASE_RATES = {'full': 1e-2, 'depth_only': 1e-2, 'lora': 1e-2, 'dora': 1e-2}
 # Of a budget for everything, what is kept for the judgement.
 _SHARE_OF_TRAINING = 0.8
 
@@ -45,7 +50,7 @@ class FinetuneOptions:
     total_steps: updates.
     batch_size: examples per update.
     learning_rate: Adafactor's relative to each parameter's size ('full', 'depth_only'), Adam's for
-      adapters.
+      adapters. Bases of fewer than 50 million numbers have a higher default than the run file's.
     patience: evaluations without gain that end the run.
     rank: of an adapter.
     alpha: of an adapter.
@@ -97,7 +102,7 @@ class FinetuneOptions:
     given = {
       'TRAIN_STEPS': self.total_steps,
       'BATCH_SIZE': self.batch_size,
-      'BASE_LEARNING_RATE': self.learning_rate,
+      _RATE: self.learning_rate,
       'PATIENCE': self.patience,
       'ADAPTER_RANK': self.rank,
       'ADAPTER_ALPHA': self.alpha,
@@ -142,6 +147,7 @@ def plan(
   """
   catalog, output_dir = pathlib.Path(catalog), pathlib.Path(output_dir)
   source = load_source(base)
+  options = _with_rate(options, source.bundle)
   prepared = output_dir / 'corpus'
   place = prepared if (prepared / 'manifest.jsonl').is_file() else catalog
   facts = finetune_plan.read_catalog(place)
@@ -150,6 +156,15 @@ def plan(
   with tempfile.TemporaryDirectory() as folder:
     _parse(_write_model_file(pathlib.Path(folder), source.bundle), options, settings)
   return finetune_plan.make_plan(facts, _run_facts(options))
+
+
+def _with_rate(options: FinetuneOptions, base: Bundle) -> FinetuneOptions:
+  """The options with the learning rate of a small base, where none is given."""
+  if options.learning_rate is not None or adapters.num_numbers(base.params) >= _SMALL_BASE:
+    return options
+  if any(binding.split('=')[0].strip() == _RATE for binding in options.gin_bindings):
+    return options
+  return dataclasses.replace(options, learning_rate=_SMALL_BASE_RATES[options.method])
 
 
 def _run_facts(options: FinetuneOptions) -> finetune_plan.RunFacts:
@@ -192,6 +207,7 @@ def finetune(
   """
   began, options = time.monotonic(), options or FinetuneOptions()
   source = load_source(base)
+  options = _with_rate(options, source.bundle)
   output_dir = pathlib.Path(output_dir)
   progress = _Progress(output_dir, source, options)
   data_dir = _prepare(pathlib.Path(catalog), output_dir, source.bundle)

@@ -279,6 +279,18 @@ def test_plan_counts_and_refuses(tuned, bases, tmp_path, catalog):
   assert 'leaves no time to train' in lora.refusals[0] and '--hours_budget=' in lora.refusals[0]
 
 
+@pytest.mark.parametrize(
+  'changes, rate',
+  [({}, 0.01), ({'gin_bindings': ('BASE_LEARNING_RATE=0.3',)}, 0.3), ({'learning_rate': 0.2}, 0.2)],
+)
+def test_small_bases_have_a_rate_of_their_own_unless_one_is_given(
+  changes, rate, tuned, bases, tmp_path
+):
+  options = _options(**({'learning_rate': None} | changes))
+  finetune.plan(tuned.output_dir / 'corpus', tmp_path / 'out', bases[0], options)
+  assert gin_config.macro_value('BASE_LEARNING_RATE') == rate
+
+
 def test_plan_names_what_would_fit(tuned, bases, tmp_path, monkeypatch):
   whole = finetune.plan(
     tuned.output_dir / 'corpus', tmp_path / 'out', bases[0], _options(batch_size=8)

@@ -26,7 +26,7 @@ def _run(folder, jobs):
   named = [{'model_dir': str(folder / name), **job} for name, job in jobs.items()]
   done = subprocess.run(
     [sys.executable, str(HERE / 'adapter_runs.py'), json.dumps(named)], text=True,
-    capture_output=True, env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, check=False, timeout=1800,
+    capture_output=True, env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, check=False, timeout=3600,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr[-3000:]
   return json.loads(done.stdout.strip().splitlines()[-1])
