@@ -55,7 +55,8 @@ def compare_models(
       groups = [tracks[clip] for clip in shared]
       found = paired.paired_difference(*pair, groups, seed=seed)
       label = f'{metric.label}, distance from music A' if metric.better == CORPUS else metric.label
-      own.append(_row(model, metric.key, label, found, lower=metric.better != HIGHER))
+      own.append(_row(model, metric.key, label, found, lower=metric.better != HIGHER,
+                      digits=metric.digits + 1))  # fmt: skip
     corrected = paired.holm([row['p'] for row in own])
     for row, p in zip(own, corrected):
       row['p_holm'] = p
@@ -71,11 +72,11 @@ def _judged(metric: Metric, figures: Mapping[str, float], reference: Mapping[str
 
 
 def _row(
-  model: str, key: str, label: str, found: paired.PairedDifference, *, lower: bool
+  model: str, key: str, label: str, found: paired.PairedDifference, *, lower: bool, digits: int = 3
 ) -> dict[str, Any]:
   return {
     'model': model, 'key': key, 'label': label, 'difference': found.difference, 'low': found.low,
-    'high': found.high, 'p': found.p, 'num_tracks': found.num_groups,
+    'high': found.high, 'p': found.p, 'num_tracks': found.num_groups, 'digits': digits,
     'better': bool((found.difference < 0) == lower),
   }  # fmt: skip
 

@@ -176,7 +176,7 @@ def report():
            'chunk_p99_secs': 1.7, 'late_share': 0.0, 'cold_start_secs': 9.0, 'num_chunks': 20}],
     paired=[{'model': 'bad', 'key': 'coarse', 'label': 'Loss of the coarse levels',
              'difference': 0.7, 'low': 0.6, 'high': 0.8, 'p': 0.01, 'p_holm': 0.02,
-             'num_tracks': 9, 'better': False}],
+             'num_tracks': 9, 'digits': 3, 'better': False}],
     slices=[{'kind': 'style', 'slice': 'Jazz', 'num_examples': 4, 'num_tracks': 2,
              'values': {'tiny': [5.0, 4.9, 5.1]}}],
     samples=[{'key': key, 'column': 'tiny', 'kind': 'model', 'source': 'prompt', 'track_id': 't0',
