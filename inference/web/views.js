@@ -145,6 +145,7 @@ export class Views {
       draw.fillStyle = GRID;
       draw.fillRect(x, 0, 1, tall);
       draw.fillStyle = QUIET;
+      if (x > width - 14 * scale) continue;
       if (secs) draw.fillText(`${secs > 0 ? '+' : '−'}${Math.abs(secs)} s`, x, height - 5 * scale);
       else draw.fillText('now', x, height - 5 * scale);
     }
