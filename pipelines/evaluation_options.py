@@ -148,8 +148,10 @@ def expected_secs(
   chunks += options.stream_secs / chunk_secs + 12 * options.num_transitions
   chunks += 2 * options.num_memory_probes + options.num_live_chunks
   clips = options.num_audio_clips * (1 + num_anchors) + options.num_reference_clips
-  codec = min(options.num_audio_tracks, options.num_audio_clips) * options.num_audio_secs
-  codec *= 2 + len(options.codec_depths)
+  depths = len(options.codec_depths)
+  codec = options.num_audio_tracks * options.num_audio_secs * (2 + depths)
+  # Comparing a decoding with its original costs about what a clip costs; Opus and MP3 are two more.
+  clips += options.num_audio_tracks * (3 * depths + 1)
   return (
     costs.fixed
     + num_models * (rows * costs.excerpt + chunks * costs.chunk + played * costs.clip)
