@@ -8,6 +8,7 @@ import numpy as np
 import scipy.signal
 
 from evaluation import spectra
+from preprocessing.loudness import k_weighting
 
 CLIP_LEVEL = 0.999
 SILENCE_DB = -60.0
@@ -49,7 +50,7 @@ def loudness_lufs(audio: np.ndarray, sample_rate: int) -> float:
 
   Mono or stereo. Audio that is shorter than one block or below the gate of -70 LUFS gives -inf.
   """
-  weighted = _k_weighted(audio, sample_rate)
+  weighted = scipy.signal.sosfilt(k_weighting(sample_rate), audio, axis=0)
   block, step = round(0.4 * sample_rate), round(0.1 * sample_rate)
   if len(weighted) < block:
     return float('-inf')
@@ -64,21 +65,6 @@ def loudness_lufs(audio: np.ndarray, sample_rate: int) -> float:
     relative_gate = -0.691 + 10 * np.log10(kept.mean()) - 10
     kept = power[(loudness > -70) & (loudness > relative_gate)]
     return float(-0.691 + 10 * np.log10(kept.mean()))
-
-
-def _k_weighted(audio: np.ndarray, sample_rate: int) -> np.ndarray:
-  """BS.1770's two filters: their analog prototypes by the bilinear transform at any rate."""
-  k = np.tan(np.pi * 1681.974450955533 / sample_rate)
-  q, gain = 0.7071752369554196, 10 ** (3.999843853973347 / 20)
-  root = gain**0.4996667741545416
-  shelf_b = np.array([gain + root * k / q + k * k, 2 * (k * k - gain), gain - root * k / q + k * k])
-  shelf_a = np.array([1 + k / q + k * k, 2 * (k * k - 1), 1 - k / q + k * k])
-  k = np.tan(np.pi * 38.13547087602444 / sample_rate)
-  q = 0.5003270373238773
-  high_a = np.array([1 + k / q + k * k, 2 * (k * k - 1), 1 - k / q + k * k])
-  shelved = scipy.signal.lfilter(shelf_b / shelf_a[0], shelf_a / shelf_a[0], audio, axis=0)
-  # The standard gives the high-pass numerator as 1, -2, 1 with no scaling.
-  return scipy.signal.lfilter([1, -2, 1], high_a / high_a[0], shelved, axis=0)
 
 
 def clipped_share(audio: np.ndarray) -> float:
