@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from training.partial import part_of
+from training.partial import check_patterns, part_of
 
 
 @jax.tree_util.register_dataclass
@@ -47,7 +47,8 @@ def create_state(
     params: used instead of `trainable.init`; must have its structure and shapes.
 
   Raises:
-    ValueError: `params` lack an array, have one too many, or one of another shape.
+    ValueError: `params` lack an array, have one too many, or one of another shape; or none is named
+      by a pattern of the optimizer's `trained`.
   """
   if params is not None:
     check_same_shapes(jax.eval_shape(trainable.init, rng), params)
@@ -66,7 +67,9 @@ def initial_values(
   params_rng, aux_rng = jax.random.split(rng)
   params = trainable.init(params_rng) if params is None else params
   aux = trainable.init_aux(aux_rng) if hasattr(trainable, 'init_aux') else {}
-  trained = part_of(params, getattr(optimizer, 'trained', ()))
+  patterns = getattr(optimizer, 'trained', ())
+  check_patterns(params, patterns)
+  trained = part_of(params, patterns)
   return TrainState(
     step=jnp.zeros([], jnp.int32), params=params, opt_state=optimizer.init(trained), aux=aux
   )

@@ -199,16 +199,8 @@ def partly(
   """An optimizer of the parameters that `patterns` name; the step gives it no others.
 
   Its `trained` tells `training.step` and `training.state`.
-
-  Raises:
-    ValueError: (at `init`) the parameters hold none of these.
   """
-
-  def init(params: Tree) -> Any:
-    partial.check_patterns(params, patterns)
-    return optimizer.init(params)
-
-  made = _like(optimizer, init, optimizer.update)
+  made = _like(optimizer, optimizer.init, optimizer.update)
   made = made if isinstance(made, Optimizer) else Optimizer(*made)
   made.trained = tuple(patterns)
   return made

@@ -102,7 +102,7 @@ def test_what_is_held_out(folder, tmp_path):
   assert {tuple(np.round(row[0], 3)) for row in other.batch(0)['audio']} == {
     (0.25, -0.5), (0.125, 0.75)
   }  # fmt: skip
-  row = {'path': 'b.flac', 'track_id': 'b', 'sha256': '0b', 'split': 'validation'}
+  row = {'path': 'b.flac', 'track_id': 'b', 'sha256': 64 * 'b', 'split': 'validation'}
   facts = {'duration_secs': 1.0, 'sample_rate': RATE, 'channels': 2}
   (folder / 'manifest.jsonl').write_text(json.dumps(row | facts) + '\n')
   split = audio_feed.held_out_feed(folder, None, batch_size=9, crop_secs=0.4)
@@ -121,8 +121,8 @@ def test_a_folder_without_audio_is_named(tmp_path):
 
 def test_manifest_split_and_paths(folder):
   rows = [
-    {'path': 'a.wav', 'track_id': 'a', 'sha256': '0a', 'split': 'train'},
-    {'path': 'b.flac', 'track_id': 'b', 'sha256': '0b', 'split': 'validation'},
+    {'path': 'a.wav', 'track_id': 'a', 'sha256': 64 * 'a', 'split': 'train'},
+    {'path': 'b.flac', 'track_id': 'b', 'sha256': 64 * 'b', 'split': 'validation'},
   ]
   facts = {'duration_secs': 1.0, 'sample_rate': RATE, 'channels': 2}
   text = ''.join(json.dumps(row | facts) + '\n' for row in rows)

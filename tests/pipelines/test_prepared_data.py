@@ -38,13 +38,13 @@ def data(tmp_path_factory):
   soundfile.write(root / 'a.wav', tone, RATE, subtype='FLOAT')
   soundfile.write(root / 'c.wav', tone[:RATE], RATE, subtype='FLOAT')
   tracks = [
-    Track('a', str(root / 'a.wav'), '0', 3.0, RATE, 2, 'A', 'Band', genre='x', caption='a tone',
-          split='validation', work='a'),
-    Track('b', str(root / 'gone.wav'), '1', 30.0, RATE, 2, 'B', genre='y', split='validation',
+    Track('a', str(root / 'a.wav'), 64 * '0', 3.0, RATE, 2, 'A', 'Band', genre='x',
+          caption='a tone', split='validation', work='a'),
+    Track('b', str(root / 'gone.wav'), 64 * '1', 30.0, RATE, 2, 'B', genre='y', split='validation',
           work='b'),
-    Track('c', str(root / 'c.wav'), '2', 1.0, RATE, 2, 'C', genre='x', split='validation',
+    Track('c', str(root / 'c.wav'), 64 * '2', 1.0, RATE, 2, 'C', genre='x', split='validation',
           work='c'),
-    Track('d', str(root / 'a.wav'), '3', 3.0, RATE, 2, 'D', split='train', work='d'),
+    Track('d', str(root / 'a.wav'), 64 * '3', 3.0, RATE, 2, 'D', split='train', work='d'),
   ]  # fmt: skip
   write_manifest(folder / 'manifest.jsonl', tracks)
   clips = [clip(i, 100) for i in range(4)]

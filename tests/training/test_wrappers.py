@@ -113,7 +113,7 @@ def test_wrapped_hands_on_the_stacked_layers_and_puts_on_all_three():
   np.testing.assert_allclose(updates['a']['w'], [-0.3, -0.4], rtol=1e-6)  # b is not in the norm.
   np.testing.assert_allclose(state.average['a']['w'], [2.85, 3.8], rtol=1e-6)
   state = create_state(Summed(), wrappers.averaging(SGD, 0.5), jax.random.key(0))
-  assert wrappers.averaged_params(state) is state.opt_state.average
+  assert wrappers.averaged_params(state)['w'] is state.opt_state.average['w']
   assert wrappers.averaged_params(state.replace(opt_state=())) is state.params
 
 
