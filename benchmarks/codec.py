@@ -2,6 +2,7 @@
 
     python -m benchmarks.codec
     python -m benchmarks.codec --oracle_python=/path/to/venv/bin/python
+    python -m benchmarks.codec --parts hour           # the bundled codec, an hour through streams
 
 At the released size with random weights: samples to latents (encode), latents to samples (decode)
 and latents to 64 levels of codes (quantize). All sides get the same weights and inputs; before they
@@ -22,7 +23,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -30,17 +31,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import plain_codec
-from benchmarks.measuring import report, timed
+from benchmarks.measuring import report, resident_mib, timed
 from models import rvq, weights
 from models.spec import LiveMusicSpec
 from models.spectrostream import SpectroStream, SpectroStreamConfig, network
-from models.spectrostream.blocks import BLOCK_SIZES
+from models.spectrostream.blocks import BLOCK_SIZES, CONTEXT_FRAMES
 from models.spectrostream.stft import inverse_stft, stft
 
 SPEC = LiveMusicSpec()
 HOP = network.hop_size(SPEC)
 CASES = ('encode', 'decode', 'quantize')
 PARTS = ('real', 'tiny', 'memory')
+OTHER_PARTS = ('hour',)  # Takes minutes: only where it is asked for.
 # Largest difference between two sides' results, relative to the largest value; of codes, the share
 # that differs.
 TOLERANCE = 1e-3
@@ -275,21 +277,89 @@ def run_memory():
       )  # fmt: skip
 
 
+_PIECE_FRAMES = 250
+
+
+def _piece(index: int) -> np.ndarray:
+  """Ten seconds of two gliding tones and noise, another for each index."""
+  rng = np.random.default_rng(index)
+  secs = np.arange(_PIECE_FRAMES * SPEC.samples_per_frame)[:, None] / SPEC.sample_rate
+  tones = np.sin(2 * np.pi * rng.uniform(80, 2000, 2) * secs * (1 + 0.02 * secs))
+  return (0.2 * tones + 0.02 * rng.standard_normal(tones.shape)).astype(np.float32)
+
+
+class _Stretch:
+  """Passes blocks on, keeps rows `start` to `stop` of them and notes the process's memory."""
+
+  def __init__(self, start: int, stop: int):
+    self._start, self._stop = start, stop
+    self._kept: list[np.ndarray] = []
+    self.resident: list[float] = []
+
+  def of(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    begin = 0
+    for block in blocks:
+      self._kept.append(block[max(0, self._start - begin) : max(0, self._stop - begin)])
+      begin += len(block)
+      self.resident.append(resident_mib())
+      yield block
+
+  @property
+  def rows(self) -> np.ndarray:
+    return np.concatenate(self._kept)
+
+
+def run_hour(minutes: float):
+  """Audio of this length through the bundled codec's streams, and 20 s of its middle alone.
+
+  A frame depends on `CONTEXT_FRAMES` before it and one after it: from there on what the streams
+  gave must be what `encode` and `decode` make of the stretch.
+  """
+  codec, unit = SpectroStream.load('tiny'), SPEC.samples_per_frame
+  num_pieces = round(minutes * 60 * SPEC.frame_rate / _PIECE_FRAMES)
+  first = num_pieces // 2
+  start, stop = first * _PIECE_FRAMES, (first + 2) * _PIECE_FRAMES
+  codes, audio = _Stretch(start, stop), _Stretch(start * unit, stop * unit)
+  began, began_cpu = time.perf_counter(), time.process_time()
+  encoded = codes.of(codec.encode_stream(_piece(index) for index in range(num_pieces)))
+  for _ in audio.of(codec.decode_stream(encoded)):
+    pass
+  wall_secs, cpu_secs = time.perf_counter() - began, time.process_time() - began_cpu
+  alone = codec.encode(np.concatenate([_piece(first), _piece(first + 1)]))
+  inner = slice(CONTEXT_FRAMES, -1)
+  inner_samples = slice(CONTEXT_FRAMES * unit, -unit)
+  warm = audio.resident[len(audio.resident) // 10]  # Compiled, and at work.
+  secs = num_pieces * _PIECE_FRAMES / SPEC.frame_rate
+  report(
+    'tiny/hour', audio_secs=secs, wall_secs=round(wall_secs, 1), cpu_secs=round(cpu_secs, 1),
+    times_real_time=round(secs / wall_secs, 1), resident_mib=warm,
+    growth_mib=round(max(audio.resident) - warm, 1),
+    codes_that_differ=difference(alone[inner], codes.rows[inner]),
+    audio_difference=float(
+      f'{difference(codec.decode(codes.rows)[inner_samples], audio.rows[inner_samples]):.2g}'
+    ),
+  )  # fmt: skip
+
+
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS))
+  parser.add_argument('--parts', nargs='+', choices=PARTS + OTHER_PARTS, default=list(PARTS))
   parser.add_argument('--frames', type=int, default=50, help='of the clip at the released size')
   parser.add_argument('--repeats', type=int, default=5)
+  parser.add_argument('--minutes', type=float, default=60, help="of 'hour'; at least 2")
   parser.add_argument('--oracle_python', help='a Python that has magenta-rt')
   args = parser.parse_args()
   if args.repeats < 1:
     parser.error(f'--repeats={args.repeats} must be at least 1.')
   if args.frames < 2:
     parser.error(f'--frames={args.frames} must be at least 2: the last latent is look-ahead.')
+  if args.minutes < 2:
+    parser.error(f'--minutes={args.minutes} must be at least 2.')
   runs = {
     'real': lambda: run_real(args.frames, args.repeats, args.oracle_python),
     'tiny': lambda: run_tiny(args.repeats),
     'memory': run_memory,
+    'hour': lambda: run_hour(args.minutes),
   }
   for part in args.parts:
     runs[part]()

@@ -25,7 +25,7 @@ import time
 
 import numpy as np
 
-from benchmarks.measuring import report
+from benchmarks.measuring import report, resident_mib
 from inference.client import JamClient, JamError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -51,12 +51,6 @@ def percentiles(values: list[float]) -> dict[str, float]:
     return {}
   found = np.percentile(values, [50, 95, 99, 100])
   return dict(zip(('p50', 'p95', 'p99', 'max'), found.round(3).tolist(), strict=True))
-
-
-def resident_mib(pid: int) -> float:
-  """Resident memory of a process on Linux."""
-  status = pathlib.Path(f'/proc/{pid}/status').read_text()
-  return round(int(re.search(r'VmRSS:\s+(\d+) kB', status)[1]) / 1024, 1)
 
 
 def cpu_secs(pid: int) -> float:

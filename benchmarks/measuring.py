@@ -1,6 +1,8 @@
-"""Wall-clock and CPU seconds of a call, and a matrix product that tells how fast the machine is."""
+"""Seconds of a call, memory of a process, and a matrix product that tells the machine's speed."""
 
 import json
+import pathlib
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -38,6 +40,12 @@ def matmul_rate(dtype: str, repeats: int, size: int = _MATMUL_SIZE) -> dict[str,
   multiply = jax.jit(lambda a, b: a @ b)
   times = timed(lambda: multiply(x, x), repeats)
   return times | {'size': size, 'gflops': round(2e-9 * size**3 / times['wall_secs'], 1)}
+
+
+def resident_mib(pid: int | str = 'self') -> float:
+  """Resident memory of a process on Linux."""
+  status = pathlib.Path(f'/proc/{pid}/status').read_text()
+  return round(int(re.search(r'VmRSS:\s+(\d+) kB', status)[1]) / 1024, 1)
 
 
 def report(case: str, **figures: Any):

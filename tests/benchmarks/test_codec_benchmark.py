@@ -1,5 +1,7 @@
 """The plain codec that the benchmark compares with, and how results are compared."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -55,3 +57,12 @@ def test_ratio_is_that_of_medians_and_wrong_results_are_not_timed(capsys):
   assert '"ours_to_it": 0.5' in other
   with pytest.raises(ValueError, match='other differs from ours by 0.5'):
     codec.compare('encode', {'ours': _Side([1.0], []), 'other': _Side([2.0], [])}, 1, 1.0)
+
+
+def test_streams_of_a_long_recording_are_what_its_parts_are(capsys):
+  codec.run_hour(minutes=4 / 6)
+  line = json.loads(capsys.readouterr().out)
+  assert line['audio_secs'] == 40
+  assert line['codes_that_differ'] == 0
+  assert line['audio_difference'] < 1e-5
+  assert line['resident_mib'] > 0 and 0 <= line['growth_mib'] < 500
