@@ -2,12 +2,18 @@
 
     python -m benchmarks.finetune --work_dir=/tmp/finetune             # everything, about an hour
     python -m benchmarks.finetune --work_dir=/tmp/finetune --seeds 0   # one seed
+    python -m benchmarks.finetune --work_dir=/tmp/finetune --plot=curves.svg
 
-Composes a catalog, a small catalog of five works (three to train on) and general music, tokenizes
-them, and for each seed tunes by `finetune.py`'s own functions: `full` with replay, `lora` with
-replay, `full` on three tracks until its guards stop it, and `full` on three tracks far too long,
-whose last step is judged. One line of JSON a run, then the table. What is there already is not done
-again. Figures are on test tracks that chose nothing.
+Composes three catalogs of the style (30, 10 and 5 works; the last leaves three to train on) and
+general music, tokenizes them, and for each seed tunes by `finetune.py`'s own functions:
+
+    full   everything, with replay        lora   an adapter, with replay
+    less   as `full`, on 10 works
+    early  everything, on three tracks, until the guards stop it
+    long   the same far too long and without guards; the last step is judged
+
+One line of JSON a run, then the table. What is there already is not done again. Gains are on the
+first catalog's test tracks, which chose nothing.
 """
 
 import argparse
@@ -33,7 +39,7 @@ from pipelines.finetune import FinetuneOptions
 from pipelines.finetune_gate import Gate
 from pipelines.finetune_report import AFTER, BEFORE, Judge
 
-CASES = ('full', 'lora', 'early', 'long')
+CASES = ('full', 'lora', 'less', 'early', 'long')
 GOALS = {
   'coarse_gain': 'coarse held-out loss better by, % (goal 10)',
   'worst_level': 'worst level worse by, % (goal: at most 1)',
@@ -54,11 +60,16 @@ _UNGUARDED = (
 
 @dataclasses.dataclass(frozen=True)
 class Music:
-  """Prepared data sets."""
+  """Prepared data sets; `general` is of all styles, the others are of one."""
 
   catalog: pathlib.Path
+  less: pathlib.Path
   small: pathlib.Path
   general: pathlib.Path
+
+  def of(self, case: str) -> pathlib.Path:
+    """What a case tunes on."""
+    return {'less': self.less, 'early': self.small, 'long': self.small}.get(case, self.catalog)
 
 
 def compose(work_dir: pathlib.Path, args: argparse.Namespace) -> Music:
@@ -83,6 +94,7 @@ def compose(work_dir: pathlib.Path, args: argparse.Namespace) -> Music:
     args.catalog or prepared(
       'catalog', args.num_works, 30, 71_000, style, validation_fraction=0.15, test_fraction=0.15
     ),
+    prepared('less', 10, 30, 74_000, style, validation_fraction=0.2, test_fraction=0.0),
     prepared('small', 5, 30, 72_000, style, test_fraction=0.0),
     args.general or prepared('general', 42, 20, 73_000, None, test_fraction=0.15),
   )  # fmt: skip
@@ -95,16 +107,16 @@ def tune(
   path = folder / 'figures.json'
   if path.is_file():
     return json.loads(path.read_text(encoding='utf-8'))
-  data = music.catalog if case in ('full', 'lora') else music.small
+  data = music.of(case)
   options = FinetuneOptions(seed=seed, judge=False, total_steps=args.steps)
-  if case in ('full', 'lora'):
+  if case in ('full', 'lora', 'less'):
     options = dataclasses.replace(
-      options, method=case, replay=str(music.general), replay_rate=args.replay_rate,
-      time_budget_secs=args.seconds,
+      options, method='lora' if case == 'lora' else 'full', replay=str(music.general),
+      replay_rate=args.replay_rate, time_budget_secs=args.seconds,
     )  # fmt: skip
   elif case == 'long':
     options = dataclasses.replace(
-      options, total_steps=args.long_steps, patience=0, gin_bindings=_UNGUARDED
+      options, total_steps=args.long_steps, batch_size=4, patience=0, gin_bindings=_UNGUARDED
     )
   source = load_source('tiny')
   gate = Gate(data, source.bundle.spec, folder / 'memorization')
@@ -112,49 +124,50 @@ def tune(
   began = time.monotonic()
   finetune_lib.finetune(data, folder, options=options)
   secs = time.monotonic() - began
-  figures = _measure(case, data, folder, gate, seed) | {
-    'case': case, 'seed': seed, 'train_secs': _train_secs(folder), 'wall_secs': secs
+  measured = _judge_last(folder, gate) if case == 'long' else _judge(music, folder, gate, seed)
+  figures = measured | {
+    'case': case, 'seed': seed, 'train_secs': _train_secs(folder), 'wall_secs': secs,
+    'curves': finetune_choice.choose(folder / 'run').curves,
   }  # fmt: skip
   path.write_text(json.dumps(plain(figures), indent=2) + '\n', encoding='utf-8')
   return json.loads(path.read_text(encoding='utf-8'))
 
 
-def _measure(
-  case: str, data: pathlib.Path, folder: pathlib.Path, gate: Gate, seed: int
-) -> dict[str, Any]:
-  source, run_dir = load_source('tiny'), folder / 'run'
-  choice = finetune_choice.choose(run_dir)
-  if case in ('early', 'long'):
-    step = choice.last_step if case == 'long' else choice.step
-    tuned = load_source(run_dir / f'checkpoint_{step}') if step else source
-    verdict, _ = gate.judge(tuned.bundle)
-    return {'step': step, 'copies': 100 * verdict['excess'], 'marked': verdict['memorized'],
-            'held_out': [choice.base, choice.best], 'verdict': verdict}  # fmt: skip
-  judge = Judge(source, folder / 'bundle', data, gate, seed=seed)
+def _judge_last(folder: pathlib.Path, gate: Gate) -> dict[str, Any]:
+  """The verdict on the last step, whatever the held-out loss says."""
+  last = finetune_choice.choose(folder / 'run').last_step
+  verdict, _ = gate.judge(load_source(folder / 'run' / f'checkpoint_{last}').bundle)
+  return {'step': last, **_copies(verdict)}
+
+
+def _judge(music: Music, folder: pathlib.Path, gate: Gate, seed: int) -> dict[str, Any]:
+  """What the bundle of a run has gained, lost and copied."""
+  source, choice = load_source('tiny'), finetune_choice.choose(folder / 'run')
+  judge = Judge(source, folder / 'bundle', music.catalog, gate, seed=seed)
   rows = judge.losses()
   coarse = next(row for row in rows if row['kind'] == 'coarse')
-  levels = [100 * (row['after'] / row['before'] - 1) for row in rows if row['kind'] == 'level']
+  levels = [(row['before'], row['after']) for row in rows if row['kind'] == 'level']
   style, diversity = judge.style_figures(judge.demos())
-  before, after = (
-    values.get(finetune_choice.HELD_OUT_LOSS)
-    for values in finetune_choice.general_losses(run_dir, (0, choice.step))
-  )
+  general = finetune_choice.general_losses(folder / 'run', (0, choice.step))
+  before, after = (values.get(finetune_choice.HELD_OUT_LOSS) for values in general)
   verdict, _ = gate.judge(load_bundle(folder / 'bundle'))
   return {
     'step': choice.step,
     'coarse': [coarse['before'], coarse['after']],
     'coarse_gain': 100 * (1 - coarse['after'] / coarse['before']),
-    'worst_level': max(levels),
-    'levels': [[row['before'], row['after']] for row in rows if row['kind'] == 'level'],
-    'general_worse': 100 * (after / before - 1),
+    'worst_level': max(100 * (after / before - 1) for before, after in levels),
+    'levels': levels,
+    **({} if before is None else {'general_worse': 100 * (after / before - 1)}),
     'style': style,
     'style_moved': style['after'] - style['before'],
     'diversity': diversity,
     'trained_share': 100 * _trained_share(folder),
-    'copies': 100 * verdict['excess'],
-    'marked': verdict['memorized'],
-    'curves': choice.curves,
+    **_copies(verdict),
   }
+
+
+def _copies(verdict: dict[str, Any]) -> dict[str, Any]:
+  return {'copies': 100 * verdict['excess'], 'marked': verdict['memorized'], 'verdict': verdict}
 
 
 def _trained_share(folder: pathlib.Path) -> float:
@@ -202,6 +215,33 @@ def table(found: list[dict[str, Any]]) -> str:
   return '\n'.join(lines)
 
 
+def plot(found: list[dict[str, Any]], path: pathlib.Path):
+  """Held-out loss by step, % of the base's: each case's own catalog, and general music."""
+  import matplotlib.pyplot as plt
+
+  from evaluation import plots
+
+  titles = {'catalog': "the catalog's held-out tracks", 'general': 'held-out general music'}
+  grey = {name: '#808080' for name in ('text.color', 'axes.labelcolor', 'xtick.color',
+                                       'ytick.color', 'axes.edgecolor')}  # fmt: skip
+  with plots.styled(grey):
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.4))
+    for panel, (stream, title) in zip(panels, titles.items(), strict=True):
+      for row in found:
+        number, points = CASES.index(row['case']), row['curves'].get(stream)
+        if points:
+          steps, losses = np.array(points).T
+          label = row['case'] if row['seed'] == found[0]['seed'] else None
+          panel.plot(
+            steps, 100 * (losses / losses[0] - 1), label=label, linewidth=1.2, markersize=3,
+            color=plots.COLOURS[number], marker=plots.MARKERS[number],
+          )  # fmt: skip
+      panel.axhline(0, color=plots.ANCHOR_COLOUR, linewidth=1)
+      panel.set(xlabel='step', ylabel='loss against the base, %', title=title)
+    panels[0].legend(fontsize=8)
+    figure.savefig(path, bbox_inches='tight', transparent=True, metadata={'Date': None})
+
+
 def main(argv: list[str] | None = None):
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--work_dir', type=pathlib.Path, required=True)
@@ -212,7 +252,8 @@ def main(argv: list[str] | None = None):
   parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
   parser.add_argument('--cases', nargs='+', choices=CASES, default=CASES)
   parser.add_argument('--steps', type=int, help="default: the run file's")
-  parser.add_argument('--long_steps', type=int, default=1500)
+  parser.add_argument('--long_steps', type=int, default=1000, help='of four examples')
+  parser.add_argument('--plot', type=pathlib.Path, help='draws the curves to this file')
   parser.add_argument('--replay_rate', type=float, default=0.25)
   parser.add_argument('--seconds', type=float, default=280, help='of training, at most')
   args = parser.parse_args(argv)
@@ -224,6 +265,8 @@ def main(argv: list[str] | None = None):
       found.append(figures)
       shown = {name: figures[name] for name in ('case', 'seed', 'step', *GOALS) if name in figures}
       print(json.dumps(shown), flush=True)
+  if args.plot:
+    plot(found, args.plot)
   print(f'\n{BEFORE} and {AFTER}, test tracks:\n{table(found)}')
 
 
