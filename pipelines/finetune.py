@@ -36,7 +36,7 @@ PROGRESS_FILE = 'progress.json'
 HELD_OUT_LOSS = finetune_choice.HELD_OUT_LOSS
 # The run files' rates are for bases of v1's sizes; a small one needs and bears more.
 _SMALL_BASE = 50_000_000
-_SMALL_BASE_RATES = {'full': 1e-2, 'depth_only': 1e-2, 'lora': 1e-2, 'dora': 1e-2}
+_SMALL_BASE_RATES = {'full': 1e-2, 'depth_only': 1e-2, 'lora': 5e-3, 'dora': 5e-3}
 # Of a budget for everything, what is kept for the judgement.
 _SHARE_OF_TRAINING = 0.8
 

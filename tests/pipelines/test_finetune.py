@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import shlex
+import shutil
 import types
 
 import jax
@@ -277,6 +278,15 @@ def test_plan_counts_and_refuses(tuned, bases, tmp_path, catalog):
   )
   assert lora.trained < lora.whole / 2 and not lora.catalog.prepared
   assert 'leaves no time to train' in lora.refusals[0] and '--hours_budget=' in lora.refusals[0]
+
+
+def test_one_process_tunes_on_several_catalogs(tuned, bases, tmp_path):
+  catalog = shutil.copytree(tuned.output_dir / 'corpus', tmp_path / 'another')
+  with _stand_ins():
+    result = finetune.finetune(
+      catalog, tmp_path / 'out', base=bases[0], options=_options(style_jitter=0.0, total_steps=1)
+    )
+  assert result.best_step in (0, 1) and result.bundle_dir.is_dir()
 
 
 @pytest.mark.parametrize(
