@@ -252,7 +252,7 @@ def main(argv: list[str] | None = None):
   parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
   parser.add_argument('--cases', nargs='+', choices=CASES, default=CASES)
   parser.add_argument('--steps', type=int, help="default: the run file's")
-  parser.add_argument('--long_steps', type=int, default=1000, help='of four examples')
+  parser.add_argument('--long_steps', type=int, default=400, help='of four examples')
   parser.add_argument('--plot', type=pathlib.Path, help='draws the curves to this file')
   parser.add_argument('--replay_rate', type=float, default=0.25)
   parser.add_argument('--seconds', type=float, default=280, help='of training, at most')

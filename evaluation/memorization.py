@@ -8,7 +8,9 @@ held tone) tell nothing: being the same there adds nothing, being another ends a
 
 How much sameness is no copying is known before any tuning (`calibrate`): from held-out music of the
 same catalog and from the base model's own continuations, neither of which can have learnt the
-training tracks by heart. The verdict compares the rates from training and from held-out contexts.
+training tracks by heart. The verdict compares the tuned model's share of copies with theirs, from
+training contexts and from held-out ones: a model that has learnt little else plays its training
+tracks whatever it is shown.
 """
 
 import dataclasses
@@ -39,8 +41,8 @@ class GateOptions:
     share: a continuation with so large a share of the same tokens in one place is a copy.
     quantile: of the calibration's longest runs; a longer run than that and `margin` is a copy.
     margin: tokens above the quantile.
-    max_excess: copies from training contexts less those from held-out ones, as a share of the
-      continuations; the run is marked above it.
+    max_excess: the share of copies, from training or from held-out contexts, less the share that
+      the music of the calibration has; the run is marked above it.
     seed: of places and sampling.
 
   Raises:
@@ -278,6 +280,7 @@ class Calibration:
     base_runs: the same of the base model's continuations.
     num_held_out: excerpts of real held-out music.
     num_base: continuations of the base.
+    chance_rate: share of all these that count as copies.
   """
 
   run: int
@@ -287,6 +290,7 @@ class Calibration:
   base_runs: tuple[float, float, float]
   num_held_out: int
   num_base: int
+  chance_rate: float = 0.0
 
   def is_copy(self, match: Match) -> bool:
     return match.run > self.run or match.share >= self.share
@@ -325,20 +329,23 @@ def calibrate(
   ]
   step = max(1, -(-len(places) // max_excerpts))
   real = [
-    find(record.codes[start : start + chunk, :levels], index).run
+    find(record.codes[start : start + chunk, :levels], index)
     for record, start in places[::step]
   ]
-  played = [continuation.match.run for continuation in base]
-  quantile = float(np.quantile([*real, *played], options.quantile)) if real or played else 0.0
-  return Calibration(
+  played = [continuation.match for continuation in base]
+  runs = [match.run for match in (*real, *played)]
+  quantile = float(np.quantile(runs, options.quantile)) if runs else 0.0
+  calibration = Calibration(
     run=int(np.ceil(quantile)) + options.margin,
     share=options.share,
     quantile_run=quantile,
-    held_out_runs=_spread(real),
-    base_runs=_spread(played),
+    held_out_runs=_spread([match.run for match in real]),
+    base_runs=_spread([match.run for match in played]),
     num_held_out=len(real),
     num_base=len(played),
   )
+  copies = [calibration.is_copy(match) for match in (*real, *played)]
+  return dataclasses.replace(calibration, chance_rate=float(np.mean(copies)) if copies else 0.0)
 
 
 def _spread(values: Sequence[int]) -> tuple[float, float, float]:
@@ -357,11 +364,11 @@ def judge(
 
   Returns:
     'memorized': whether the run is over the threshold; 'training_rate' and 'held_out_rate' of
-    copies and their difference 'excess'; 'groups': the figures by mode and context; 'text': one
-    sentence.
+    copies; 'excess', the higher of them less the calibration's; 'groups': the figures by mode and
+    context; 'text': one sentence.
   """
   rates = [_rate(rows, calibration) for rows in (training, held_out)]
-  excess = rates[0] - rates[1]
+  excess = max(rates) - calibration.chance_rate
   groups = [
     {'mode': mode, 'context_secs': secs, **_figures(mode, secs, training, held_out, calibration)}
     for mode in options.modes
@@ -371,7 +378,8 @@ def judge(
   text = (
     f'{100 * rates[0]:.0f} % of {len(training)} continuations of training music are copies (a run '
     f'of more than {calibration.run} tokens, or {100 * calibration.share:.0f} % of 2 s the same), '
-    f'{100 * rates[1]:.0f} % of held-out music; {100 * options.max_excess:.0f} % more are borne.'
+    f'{100 * rates[1]:.0f} % of {len(held_out)} of held-out music; '
+    f'{100 * (calibration.chance_rate + options.max_excess):.0f} % are borne.'
   )
   return {
     'memorized': bool(memorized),

@@ -105,7 +105,7 @@ class _Parrot:
     return np.repeat(self._ids[None], len(inputs), axis=0)
 
 
-def _judged(codes, options, records, held_out):
+def _judged(codes, options, records, held_out, from_held_out=None):
   index = CatalogIndex.of(records, LEVELS)
   base = _Parrot(_record('x', 50, 77).codes)
   probes = memorization.choose_probes(records, options.num_contexts, SPEC, 0)
@@ -115,11 +115,9 @@ def _judged(codes, options, records, held_out):
   )
   tuned = _Parrot(codes)
   training = memorization.continue_all(tuned, None, probes, index, options)
-  return calibration, memorization.judge(
-    training, memorization.continue_all(_Parrot(_record('y', 50, 78).codes), None, others, index,
-                                        options),
-    calibration, options,
-  ), tuned  # fmt: skip
+  other = _Parrot(_record('y', 50, 78).codes if from_held_out is None else from_held_out)
+  unseen = memorization.continue_all(other, None, others, index, options)
+  return calibration, memorization.judge(training, unseen, calibration, options), tuned
 
 
 def test_a_parrot_is_marked_and_an_honest_model_is_not():
@@ -137,6 +135,39 @@ def test_a_parrot_is_marked_and_an_honest_model_is_not():
 
   _, verdict, _ = _judged(_record('z', 50, 99).codes, options, records, held_out)
   assert not verdict['memorized'] and verdict['excess'] == 0
+
+
+def test_training_music_played_from_every_context_is_marked():
+  """What a model does that has learnt nothing but its training tracks."""
+  options = GateOptions(num_contexts=4, context_secs=(1,))
+  records = [_record(name, 300, number) for number, name in enumerate('abc')]
+  held_out = [_record(name, 300, 50 + number) for number, name in enumerate('de')]
+  codes, own = records[2].codes[170:220], _record('z', 50, 99).codes
+  for from_training, from_held_out in ((codes, codes), (own, codes)):
+    _, verdict, _ = _judged(from_training, options, records, held_out, from_held_out)
+    assert verdict['memorized'] and verdict['held_out_rate'] == 1.0
+    assert verdict['excess'] == 1.0
+
+
+def test_a_catalog_that_shares_whole_passages_raises_what_is_borne():
+  """Held-out tracks, one of which begins as a training track does: that much is no copying."""
+  options = GateOptions(num_contexts=4, context_secs=(1,), quantile=0.5)
+  records = [_record('a', 300, 1)]
+  shared = np.array(_record('h', 200, 2).codes)
+  shared[:50] = records[0].codes[50:100]
+  held_out = [TokenRecord('h', shared, _record('h', 200, 2).style_tokens)]
+  index = CatalogIndex.of(records, LEVELS)
+  calibration = memorization.calibrate([], held_out, index, SPEC, options)
+  assert calibration.chance_rate == 1 / 4
+  probes = memorization.choose_probes(records, 4, SPEC, 0)
+  copied = memorization.continue_all(_Parrot(shared[:50]), None, probes[:1], index, options)
+  other = memorization.continue_all(
+    _Parrot(_record('z', 50, 9).codes), None, probes, index, options
+  )
+  rows = copied[:1] + other[:3]
+  verdict = memorization.judge(rows, [], calibration, options)
+  assert verdict['training_rate'] == 1 / 4 and verdict['excess'] == 0
+  assert not verdict['memorized'] and '30 % are borne' in verdict['text']
 
 
 def test_thresholds_rest_on_music_that_was_not_trained_on():
