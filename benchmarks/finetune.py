@@ -143,11 +143,11 @@ def _judge_last(folder: pathlib.Path, gate: Gate) -> dict[str, Any]:
 def _judge(music: Music, folder: pathlib.Path, gate: Gate, seed: int) -> dict[str, Any]:
   """What the bundle of a run has gained, lost and copied."""
   source, choice = load_source('tiny'), finetune_choice.choose(folder / 'run')
-  judge = Judge(source, folder / 'bundle', music.catalog, gate, seed=seed)
+  judge = Judge(source, folder / 'bundle', music.catalog, gate, seed=seed, takes=3)
   rows = judge.losses()
   coarse = next(row for row in rows if row['kind'] == 'coarse')
   levels = [(row['before'], row['after']) for row in rows if row['kind'] == 'level']
-  style, diversity = judge.style_figures(judge.demos())
+  style, diversity = judge.style_figures()
   general = finetune_choice.general_losses(folder / 'run', (0, choice.step))
   before, after = (values.get(finetune_choice.HELD_OUT_LOSS) for values in general)
   verdict, _ = gate.judge(load_bundle(folder / 'bundle'))

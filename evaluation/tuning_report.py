@@ -31,7 +31,7 @@ class TuningReport:
     kept_step: of the bundle.
     output: [{'step', 'silent_share', 'clipped_share', 'looping_share', 'rms_db'}].
     style: {'before', 'after', 'low', 'high', 'num_clips', 'catalog'}: mean cosine of outputs to
-      the catalog; the interval is of after less before, over prompts.
+      the catalog as the codec plays it; the interval is of after less before, over outputs.
     diversity: {'before', 'after', 'catalog'}: mean distance (1 - cosine) between outputs.
     memorization: see `evaluation.memorization.judge`, or None.
     skipped: [{'what', 'why'}].
@@ -106,7 +106,7 @@ def summary(report: TuningReport) -> list[dict[str, str]]:
       f"Output, in the style model's space: cosine to the catalog {report.style['before']:.3f} → "
       f'{report.style["after"]:.3f} (change {moved:+.3f}, 95 % interval '
       f'{report.style["low"]:+.3f} to {report.style["high"]:+.3f} over '
-      f'{report.style["num_clips"]} prompts).',
+      f'{report.style["num_clips"]} outputs).',
       'info' if not clear else 'good' if moved > 0 else 'bad',
     ))  # fmt: skip
   if report.output:

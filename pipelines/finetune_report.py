@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import pathlib
 import time
 from collections.abc import Iterator
@@ -10,23 +11,22 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from evaluation import adherence, bootstrap, identity, signal_health, token_losses, tuning_report
+from evaluation import bootstrap, identity, signal_health, token_losses, tuning_report
 from evaluation import excerpts as excerpts_lib
 from evaluation.page import Clip
 from evaluation.token_scoring import score_tokens
 from evaluation.tuning_report import TuningReport
 from inference import LiveSession
 from models.bundle import Bundle, load_bundle
-from pipelines import finetune_choice
+from pipelines import finetune_choice, finetune_style
 from pipelines.checkpoint_sources import Source
 from pipelines.finetune_choice import HELD_OUT_LOSS, Choice
-from pipelines.finetune_feed import training_embeddings
 from pipelines.finetune_gate import Gate
-from pipelines.generate import generate_audio, num_chunks
-from pipelines.prepared_data import PreparedData
+from pipelines.generate import Generation, generate_audio, num_chunks
+from pipelines.prepared_data import TRAIN, PreparedData
 
 BEFORE, AFTER = 'before tuning', 'after tuning'
-_DEMO_SECS = 10.0
+_DEMO_SECS, _TAKES = 10.0, 2
 _NUM_EXAMPLES, _BATCH_SIZE = 24, 8
 
 
@@ -35,7 +35,8 @@ class Judge:
 
   def __init__(
     self, source: Source, bundle_dir: pathlib.Path, data_dir: pathlib.Path, gate: Gate,
-    *, seed: int = 0, demo_secs: float = _DEMO_SECS, codec: Any = None, style: Any = None,
+    *, seed: int = 0, demo_secs: float = _DEMO_SECS, takes: int = _TAKES, codec: Any = None,
+    style: Any = None,
   ):  # fmt: skip
     """Loads the models.
 
@@ -46,6 +47,7 @@ class Judge:
       gate: with its thresholds.
       seed: of excerpts and sampling.
       demo_secs: length of each clip.
+      takes: of each preset by each model; the first is heard, all are measured.
       codec: of the tokens; None loads the base's.
       style: the style model; None loads the base's.
     """
@@ -57,7 +59,7 @@ class Judge:
     self._data = PreparedData.open(data_dir, source.bundle.spec)
     self._codec = codec or SpectroStream.load(source.bundle.codec_name)
     self._style = style or MusicCoCa.load(source.bundle.style_name)
-    self._seed, self._secs = seed, demo_secs
+    self._seed, self._secs, self._takes = seed, demo_secs, takes
     self._stage_secs: dict[str, float] = {}
 
   def report(
@@ -85,7 +87,7 @@ class Judge:
       report.pairs = self._gate.clips(continuations, self._codec)
     with self._stage('demo clips'):
       report.demos = self.demos()
-      report.style, report.diversity = self.style_figures(report.demos)
+      report.style, report.diversity = self.style_figures()
     report.identity = self._identity()
     report.limits = self._limits(report)
     report.summary = tuning_report.summary(report)
@@ -133,28 +135,38 @@ class Judge:
 
   def demos(self) -> list[Clip]:
     """The catalog's presets and one held-out recording to go on from, before and after."""
-    presets = finetune_choice.style_presets(self._data_dir)
-    held_out = self._data.read_audio(1, self._secs)
-    total = len(self._models) * (len(presets) + len(held_out))
     clips = []
-    with tqdm(total=total * num_chunks(self._secs, self._source.bundle.spec), desc='clips') as bar:
-      for which, (name, bundle) in enumerate(self._models.items()):
-        session = self._session(bundle)
-        for number, (preset, embedding) in enumerate(presets.items()):
-          made = generate_audio(session, embedding, self._secs, on_chunk=bar.update)
-          key = f'demo{number}_{which}'
-          clips.append(self._clip(key, f'preset:{preset}', name, 'from the preset alone', made))
-        for recording in held_out:
-          embedding = np.asarray(
-            self._style.embed_audio(recording.audio, bundle.spec.sample_rate), np.float32
-          )
-          made = generate_audio(
-            session, embedding, self._secs, continue_from=recording.audio, on_chunk=bar.update
-          )
-          caption = f'{made.given_secs:.1f} s of it given, then generated'
-          group = f'Going on from {recording.title}'
-          clips.append(self._clip(f'goes_on_{which}', group, name, caption, made))
+    for which, (name, bundle) in enumerate(self._models.items()):
+      for number, (preset, takes) in enumerate(self._played[name].items()):
+        key, group = f'demo{number}_{which}', f'preset:{preset}'
+        clips.append(self._clip(key, group, name, 'from the preset alone', takes[0]))
+      for recording in self._data.read_audio(1, self._secs):
+        embedding = np.asarray(
+          self._style.embed_audio(recording.audio, bundle.spec.sample_rate), np.float32
+        )
+        made = generate_audio(
+          self._session(bundle), embedding, self._secs, continue_from=recording.audio
+        )
+        caption = f'{made.given_secs:.1f} s of it given, then generated'
+        group = f'Going on from {recording.title}'
+        clips.append(self._clip(f'goes_on_{which}', group, name, caption, made))
     return clips
+
+  @functools.cached_property
+  def _played(self) -> dict[str, dict[str, list[Generation]]]:
+    """{model: {preset: takes}}: of the catalog's presets alone, each take with its own seed."""
+    presets = finetune_choice.style_presets(self._data_dir)
+    total = len(self._models) * len(presets) * self._takes
+    played: dict[str, dict[str, list[Generation]]] = {}
+    with tqdm(total=total * num_chunks(self._secs, self._source.bundle.spec), desc='clips') as bar:
+      for name, bundle in self._models.items():
+        session, played[name] = self._session(bundle), {}
+        for number, (preset, embedding) in enumerate(presets.items()):
+          played[name][preset] = takes = []
+          for take in range(self._takes):
+            session.reset(self._seed + number + len(presets) * take)
+            takes.append(generate_audio(session, embedding, self._secs, on_chunk=bar.update))
+    return played
 
   def _session(self, bundle: Bundle) -> LiveSession:
     return LiveSession(bundle, self._codec, self._style, seed=self._seed)
@@ -167,33 +179,26 @@ class Judge:
       signal_health.health(new, spec.sample_rate, spec.chunk_samples),
     )  # fmt: skip
 
-  def style_figures(self, clips: list[Clip]) -> tuple[dict[str, Any], dict[str, float]]:
+  def style_figures(self) -> tuple[dict[str, Any], dict[str, float]]:
     """Where the outputs lie in the style space, before and after, beside the catalog."""
-    mean = training_embeddings(str(self._data_dir)).mean(axis=0)
-    vectors = {}
-    for name in self._models:
-      own = [clip for clip in clips if clip.title == name and not clip.given_secs]
-      vectors[name] = np.stack(
-        [self._style.embed_audio(clip.audio, clip.sample_rate) for clip in own]
+    vectors = {
+      name: np.stack([
+        self._style.embed_audio(made.audio, self._source.bundle.spec.sample_rate)
+        for takes in played.values() for made in takes
+      ])
+      for name, played in self._played.items()
+    }  # fmt: skip
+    training, held_out = (
+      finetune_style.decoded_embeddings(
+        self._data_dir, split, self._source.bundle.spec, self._codec, self._style
       )
-    cosines = {name: adherence.cosine(rows, mean) for name, rows in vectors.items()}
-    moved = cosines[AFTER] - cosines[BEFORE]
-    _, low, high = bootstrap.mean_interval(moved, seed=self._seed)
-    catalog = held_out_embeddings(self._data_dir, self._data.split)
-    style = {
-      'before': float(cosines[BEFORE].mean()),
-      'after': float(cosines[AFTER].mean()),
-      'low': float(low),
-      'high': float(high),
-      'num_clips': len(moved),
-      'catalog': float(adherence.cosine(catalog, mean).mean()),
-    }
-    diversity = {
-      'before': _spread(vectors[BEFORE]),
-      'after': _spread(vectors[AFTER]),
-      'catalog': _spread(catalog),
-    }
-    return style, diversity
+      for split in (TRAIN, self._data.split)
+    )
+    style = finetune_style.style_figures(
+      vectors[BEFORE], vectors[AFTER], training, held_out, self._seed
+    )
+    names = {'before': vectors[BEFORE], 'after': vectors[AFTER], 'catalog': held_out}
+    return style, {name: finetune_style.spread(rows) for name, rows in names.items()}
 
   def _identity(self) -> list[dict[str, Any]]:
     base = self._source.bundle
@@ -224,23 +229,6 @@ class Judge:
     if report.general is None:
       lines.append('No general data were given (--replay): what was forgotten is not known.')
     return lines
-
-
-def held_out_embeddings(data_dir: str | pathlib.Path, split: str) -> np.ndarray:
-  """Style embeddings of all windows of the held-out tracks, float32 [N, style_dim]."""
-  from preprocessing.records import read_split
-  from tasks.source import find_token_folder
-
-  clips = [tokens for tokens, _ in read_split(find_token_folder(data_dir), split)]
-  return np.concatenate([clip.style_embeddings for clip in clips]).astype(np.float32)
-
-
-def _spread(vectors: np.ndarray) -> float:
-  """Mean of 1 - cosine over all pairs; 0 for a single one."""
-  first, second = np.triu_indices(len(vectors), 1)
-  if not len(first):
-    return 0.0
-  return float(1 - adherence.cosine(vectors[first], vectors[second]).mean())
 
 
 def write_demos(report: TuningReport, folder: pathlib.Path) -> list[pathlib.Path]:
