@@ -54,7 +54,7 @@ GOALS = {
 # Nothing ends the run or slows it down that is to be far too long.
 _UNGUARDED = (
   'MAX_WORSENING=0', 'DROPOUT_RATE=0.0', 'OUTPUT_PERIOD=0', 'EVAL_PERIOD=100',
-  'CHECKPOINT_PERIOD=100',
+  'CHECKPOINT_PERIOD=100', 'AVERAGE_DECAY=None',
 )  # fmt: skip
 
 

@@ -31,12 +31,18 @@ RUN_FILES = {
   method: 'gin/runs/finetune.gin' if method == 'full' else f'gin/runs/finetune_{method}.gin'
   for method in METHODS
 }
-_RATE = 'BASE_LEARNING_RATE'
+_RATE, _DECAY = 'BASE_LEARNING_RATE', 'AVERAGE_DECAY'
 PROGRESS_FILE = 'progress.json'
 HELD_OUT_LOSS = finetune_choice.HELD_OUT_LOSS
-# The run files' rates are for bases of v1's sizes; a small one needs and bears more.
+# The run files' rates are for bases of v1's sizes; a small one needs and bears more, and at these
+# rates the average over some fifty updates of the whole model is better than the last of them.
 _SMALL_BASE = 50_000_000
-_SMALL_BASE_RATES = {'full': 1e-2, 'depth_only': 1e-2, 'lora': 5e-3, 'dora': 5e-3}
+_SMALL_BASE_VALUES: dict[str, dict[str, float]] = {
+  'full': {_RATE: 1e-2, _DECAY: 0.98},
+  'depth_only': {_RATE: 1e-2, _DECAY: 0.98},
+  'lora': {_RATE: 5e-3},
+  'dora': {_RATE: 5e-3},
+}
 # Of a budget for everything, what is kept for the judgement.
 _SHARE_OF_TRAINING = 0.8
 
@@ -51,6 +57,8 @@ class FinetuneOptions:
     batch_size: examples per update.
     learning_rate: Adafactor's relative to each parameter's size ('full', 'depth_only'), Adam's for
       adapters. Bases of fewer than 50 million numbers have a higher default than the run file's.
+    average_decay: of the moving average of what is trained, which is evaluated and kept. Bases of
+      fewer than 50 million numbers have one by default where no adapter is trained; 0 for none.
     patience: evaluations without gain that end the run.
     rank: of an adapter.
     alpha: of an adapter.
@@ -73,6 +81,7 @@ class FinetuneOptions:
   total_steps: int | None = None
   batch_size: int | None = None
   learning_rate: float | None = None
+  average_decay: float | None = None
   patience: int | None = None
   rank: int | None = None
   alpha: float | None = None
@@ -94,6 +103,8 @@ class FinetuneOptions:
       value = getattr(self, name)
       if value is not None and not 0 < value < math.inf:
         raise ValueError(f'{name}={value} is not a number above 0.')
+    if self.average_decay is not None and not 0 <= self.average_decay < 1:
+      raise ValueError(f'average_decay={self.average_decay} is not in [0, 1).')
     if self.replay_rate and not self.replay:
       raise ValueError(f'replay_rate={self.replay_rate} needs --replay: general data to keep.')
 
@@ -103,6 +114,7 @@ class FinetuneOptions:
       'TRAIN_STEPS': self.total_steps,
       'BATCH_SIZE': self.batch_size,
       _RATE: self.learning_rate,
+      _DECAY: self.average_decay,
       'PATIENCE': self.patience,
       'ADAPTER_RANK': self.rank,
       'ADAPTER_ALPHA': self.alpha,
@@ -147,7 +159,7 @@ def plan(
   """
   catalog, output_dir = pathlib.Path(catalog), pathlib.Path(output_dir)
   source = load_source(base)
-  options = _with_rate(options, source.bundle)
+  options = _for_size(options, source.bundle)
   prepared = output_dir / 'corpus'
   place = prepared if (prepared / 'manifest.jsonl').is_file() else catalog
   facts = finetune_plan.read_catalog(place)
@@ -158,13 +170,17 @@ def plan(
   return finetune_plan.make_plan(facts, _run_facts(options))
 
 
-def _with_rate(options: FinetuneOptions, base: Bundle) -> FinetuneOptions:
-  """The options with the learning rate of a small base, where none is given."""
-  if options.learning_rate is not None or adapters.num_numbers(base.params) >= _SMALL_BASE:
+def _for_size(options: FinetuneOptions, base: Bundle) -> FinetuneOptions:
+  """The options with what a small base wants, where nothing else is given."""
+  if adapters.num_numbers(base.params) >= _SMALL_BASE:
     return options
-  if any(binding.split('=')[0].strip() == _RATE for binding in options.gin_bindings):
-    return options
-  return dataclasses.replace(options, learning_rate=_SMALL_BASE_RATES[options.method])
+  given = {binding.split('=')[0].strip() for binding in options.gin_bindings}
+  given |= {name for name, value in options.bindings().items() if value is not None}
+  values = _SMALL_BASE_VALUES[options.method]
+  fields = {_RATE: 'learning_rate', _DECAY: 'average_decay'}
+  return dataclasses.replace(
+    options, **{fields[name]: value for name, value in values.items() if name not in given}
+  )
 
 
 def _run_facts(options: FinetuneOptions) -> finetune_plan.RunFacts:
@@ -207,7 +223,7 @@ def finetune(
   """
   began, options = time.monotonic(), options or FinetuneOptions()
   source = load_source(base)
-  options = _with_rate(options, source.bundle)
+  options = _for_size(options, source.bundle)
   output_dir = pathlib.Path(output_dir)
   progress = _Progress(output_dir, source, options)
   data_dir = _prepare(pathlib.Path(catalog), output_dir, source.bundle)

@@ -290,15 +290,18 @@ def test_one_process_tunes_on_several_catalogs(tuned, bases, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'changes, rate',
-  [({}, 0.01), ({'gin_bindings': ('BASE_LEARNING_RATE=0.3',)}, 0.3), ({'learning_rate': 0.2}, 0.2)],
-)
-def test_small_bases_have_a_rate_of_their_own_unless_one_is_given(
-  changes, rate, tuned, bases, tmp_path
+  'changes, rate, decay',
+  [({}, 0.01, 0.98), ({'method': 'lora'}, 0.005, None), ({'learning_rate': 0.2}, 0.2, 0.98),
+   ({'average_decay': 0.5}, 0.01, 0.5),
+   ({'gin_bindings': ('BASE_LEARNING_RATE=0.3', 'AVERAGE_DECAY=None')}, 0.3, None)],
+)  # fmt: skip
+def test_small_bases_have_values_of_their_own_unless_others_are_given(
+  changes, rate, decay, tuned, bases, tmp_path
 ):
   options = _options(**({'learning_rate': None} | changes))
   finetune.plan(tuned.output_dir / 'corpus', tmp_path / 'out', bases[0], options)
   assert gin_config.macro_value('BASE_LEARNING_RATE') == rate
+  assert gin_config.macro_value('AVERAGE_DECAY') == decay
 
 
 def test_plan_names_what_would_fit(tuned, bases, tmp_path, monkeypatch):
