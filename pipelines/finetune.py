@@ -35,8 +35,10 @@ _RATE, _DECAY = 'BASE_LEARNING_RATE', 'AVERAGE_DECAY'
 PROGRESS_FILE = 'progress.json'
 HELD_OUT_LOSS = finetune_choice.HELD_OUT_LOSS
 # The run files' rates are for bases of v1's sizes; a small one needs and bears more, and at these
-# rates the average over some fifty updates of the whole model is better than the last of them.
+# rates the average over some fifty updates of the whole model is better than the last of them. In
+# short runs it still holds much of the base.
 _SMALL_BASE = 50_000_000
+_LEAST_AVERAGED_STEPS = 200
 _SMALL_BASE_VALUES: dict[str, dict[str, float]] = {
   'full': {_RATE: 1e-2, _DECAY: 0.98},
   'depth_only': {_RATE: 1e-2, _DECAY: 0.98},
@@ -57,8 +59,9 @@ class FinetuneOptions:
     batch_size: examples per update.
     learning_rate: Adafactor's relative to each parameter's size ('full', 'depth_only'), Adam's for
       adapters. Bases of fewer than 50 million numbers have a higher default than the run file's.
-    average_decay: of the moving average of what is trained, which is evaluated and kept. Bases of
-      fewer than 50 million numbers have one by default where no adapter is trained; 0 for none.
+    average_decay: of the moving average of what is trained, which is evaluated and kept; 0 for
+      none. Bases of fewer than 50 million numbers have one by default in runs of 200 steps or more
+      without an adapter.
     patience: evaluations without gain that end the run.
     rank: of an adapter.
     alpha: of an adapter.
@@ -178,6 +181,8 @@ def _for_size(options: FinetuneOptions, base: Bundle) -> FinetuneOptions:
   given |= {name for name, value in options.bindings().items() if value is not None}
   values = _SMALL_BASE_VALUES[options.method]
   fields = {_RATE: 'learning_rate', _DECAY: 'average_decay'}
+  if options.total_steps is not None and options.total_steps < _LEAST_AVERAGED_STEPS:
+    given.add(_DECAY)
   return dataclasses.replace(
     options, **{fields[name]: value for name, value in values.items() if name not in given}
   )

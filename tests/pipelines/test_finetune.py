@@ -292,13 +292,13 @@ def test_one_process_tunes_on_several_catalogs(tuned, bases, tmp_path):
 @pytest.mark.parametrize(
   'changes, rate, decay',
   [({}, 0.01, 0.98), ({'method': 'lora'}, 0.005, None), ({'learning_rate': 0.2}, 0.2, 0.98),
-   ({'average_decay': 0.5}, 0.01, 0.5),
+   ({'average_decay': 0.5}, 0.01, 0.5), ({'total_steps': 199}, 0.01, None),
    ({'gin_bindings': ('BASE_LEARNING_RATE=0.3', 'AVERAGE_DECAY=None')}, 0.3, None)],
 )  # fmt: skip
 def test_small_bases_have_values_of_their_own_unless_others_are_given(
   changes, rate, decay, tuned, bases, tmp_path
 ):
-  options = _options(**({'learning_rate': None} | changes))
+  options = _options(**({'learning_rate': None, 'total_steps': None} | changes))
   finetune.plan(tuned.output_dir / 'corpus', tmp_path / 'out', bases[0], options)
   assert gin_config.macro_value('BASE_LEARNING_RATE') == rate
   assert gin_config.macro_value('AVERAGE_DECAY') == decay
