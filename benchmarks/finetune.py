@@ -48,7 +48,7 @@ GOALS = {
   'train_secs': 'seconds to tune (goal: below 300)',
   'trained_share': 'trained numbers, % of the model (goal for lora: below 10)',
   'lora_of_full': "lora's gain, % of full's (goal 70)",
-  'copies': 'copies, training less held-out, % (marked above 5)',
+  'copies': 'copies beyond those of unseen music, % (marked above 5)',
 }
 
 # Nothing ends the run or slows it down that is to be far too long.
