@@ -238,6 +238,7 @@ def plot(found: list[dict[str, Any]], path: pathlib.Path):
           )  # fmt: skip
       panel.axhline(0, color=plots.ANCHOR_COLOUR, linewidth=1)
       panel.set(xlabel='step', ylabel='loss against the base, %', title=title)
+    panels[0].set_ylim(top=12)  # What is far too long leaves the picture.
     panels[0].legend(fontsize=8)
     figure.savefig(path, bbox_inches='tight', transparent=True, metadata={'Date': None})
 
