@@ -299,7 +299,8 @@ class _Stretch:
   def of(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     begin = 0
     for block in blocks:
-      self._kept.append(block[max(0, self._start - begin) : max(0, self._stop - begin)])
+      # A copy: a view, even an empty one, would keep the whole block.
+      self._kept.append(block[max(0, self._start - begin) : max(0, self._stop - begin)].copy())
       begin += len(block)
       self.resident.append(resident_mib())
       yield block
