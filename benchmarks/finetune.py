@@ -10,7 +10,7 @@ general music, tokenizes them, and for each seed tunes by `finetune.py`'s own fu
     full   everything, with replay        lora   an adapter, with replay
     less   as `full`, on 10 works
     early  everything, on three tracks, until the guards stop it
-    long   the same far too long and without guards; the last step is judged
+    long   the same far too long, without guards, dropout or average; the last step is judged
 
 One line of JSON a run, then the table. What is there already is not done again. Gains are on the
 first catalog's test tracks, which chose nothing.

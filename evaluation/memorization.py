@@ -8,9 +8,9 @@ held tone) tell nothing: being the same there adds nothing, being another ends a
 
 How much sameness is no copying is known before any tuning (`calibrate`): from held-out music of the
 same catalog and from the base model's own continuations, neither of which can have learnt the
-training tracks by heart. The verdict compares the tuned model's share of copies with theirs, from
-training contexts and from held-out ones: a model that has learnt little else plays its training
-tracks whatever it is shown.
+training tracks by heart. The verdict compares the tuned model's share of copies, from training
+contexts and from held-out ones, with that of real held-out music: a model that has learnt little
+else plays its training tracks whatever it is shown.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class GateOptions:
     quantile: of the calibration's longest runs; a longer run than that and `margin` is a copy.
     margin: tokens above the quantile.
     max_excess: the share of copies, from training or from held-out contexts, less the share that
-      the music of the calibration has; the run is marked above it.
+      real held-out music has; the run is marked above it.
     seed: of places and sampling.
 
   Raises:
@@ -280,7 +280,8 @@ class Calibration:
     base_runs: the same of the base model's continuations.
     num_held_out: excerpts of real held-out music.
     num_base: continuations of the base.
-    chance_rate: share of all these that count as copies.
+    chance_rate: share of the real held-out excerpts that count as copies. The base does not count:
+      it may have been tuned on this catalog before.
   """
 
   run: int
@@ -344,7 +345,7 @@ def calibrate(
     num_held_out=len(real),
     num_base=len(played),
   )
-  copies = [calibration.is_copy(match) for match in (*real, *played)]
+  copies = [calibration.is_copy(match) for match in real]
   return dataclasses.replace(calibration, chance_rate=float(np.mean(copies)) if copies else 0.0)
 
 
@@ -364,7 +365,7 @@ def judge(
 
   Returns:
     'memorized': whether the run is over the threshold; 'training_rate' and 'held_out_rate' of
-    copies; 'excess', the higher of them less the calibration's; 'groups': the figures by mode and
+    copies; 'excess', the higher of them less `chance_rate`; 'groups': the figures by mode and
     context; 'text': one sentence.
   """
   rates = [_rate(rows, calibration) for rows in (training, held_out)]

@@ -159,6 +159,11 @@ def test_a_catalog_that_shares_whole_passages_raises_what_is_borne():
   index = CatalogIndex.of(records, LEVELS)
   calibration = memorization.calibrate([], held_out, index, SPEC, options)
   assert calibration.chance_rate == 1 / 4
+  # A base that knows the catalog already does not raise it.
+  again = memorization.continue_all(
+    _Parrot(shared[:50]), None, memorization.choose_probes(records, 4, SPEC, 0), index, options
+  )
+  assert memorization.calibrate(again, held_out, index, SPEC, options).chance_rate == 1 / 4
   probes = memorization.choose_probes(records, 4, SPEC, 0)
   copied = memorization.continue_all(_Parrot(shared[:50]), None, probes[:1], index, options)
   other = memorization.continue_all(

@@ -284,7 +284,7 @@ def test_one_process_tunes_on_several_catalogs(tuned, bases, tmp_path):
   catalog = shutil.copytree(tuned.output_dir / 'corpus', tmp_path / 'another')
   with _stand_ins():
     result = finetune.finetune(
-      catalog, tmp_path / 'out', base=bases[0], options=_options(style_jitter=0.0, total_steps=1)
+      catalog, tmp_path / 'out', base=bases[0], options=_options(total_steps=1)
     )
   assert result.best_step in (0, 1) and result.bundle_dir.is_dir()
 
