@@ -9,6 +9,7 @@ import numpy as np
 from models.spectrostream import SpectroStream
 from models.spectrostream.recipe import DECODER
 from models.spectrostream.training import CodecTrainable, codec_part
+from models.spectrostream.widening import check_can_widen
 from pipelines import runs
 from training.checkpoints import find_checkpoint, restore_params
 from training.state import TrainState, check_same_shapes
@@ -66,7 +67,8 @@ def start_from(trainable: CodecTrainable, path: str):
     trainable: of the run.
     path: MODEL_DIR of a run or a checkpoint_<step> in one, of which the parameters are taken,
       discriminators of the same sizes included; or what `SpectroStream.load` takes, such as a
-      codec.safetensors or a bundled name, of which the codebooks are taken, too.
+      codec.safetensors or a bundled name, of which the codebooks are taken, too, and whose decoder
+      may be narrower (`models.spectrostream.widening`).
 
   Raises:
     FileNotFoundError: `path` is none of these.
@@ -78,9 +80,14 @@ def start_from(trainable: CodecTrainable, path: str):
     checkpoint = find_checkpoint(path)
   except FileNotFoundError:
     codec = SpectroStream.load(path)
-    check_same_shapes(codec_part(expected), codec.params)
+    widths = ''
+    if codec.config == trainable.config:
+      check_same_shapes(codec_part(expected), codec.params)
+    else:
+      check_can_widen(codec.config, trainable.config)
+      widths = f' widened to decoder_widths={trainable.config.decoder_widths},'
     trainable.start_from(codec)
-    print(f'The codec starts from {path}, {codec.content_hash}.', flush=True)
+    print(f'The codec starts from {path},{widths} {codec.content_hash}.', flush=True)
     return
   if trainable.recipe.train_only == DECODER:
     raise ValueError(

@@ -4,6 +4,7 @@
 pieces; `streaming` has what is needed frame by frame.
 """
 
+import dataclasses
 import functools
 import math
 import pathlib
@@ -110,10 +111,18 @@ class SpectroStream:
       metadata['release'] = self.release
     return weights.save(path, self._tree(), metadata, dtype)
 
-  def with_decoder(self, decoder: dict[str, Any]) -> 'SpectroStream':
-    """This codec, and its tokens, with another decoder of the same sizes."""
+  def with_decoder(
+    self, decoder: dict[str, Any], widths: tuple[int, ...] | None = None
+  ) -> 'SpectroStream':
+    """This codec, and its tokens, with another decoder.
+
+    Args:
+      decoder: its parameters.
+      widths: its `SpectroStreamConfig.decoder_widths`; None where they are the same.
+    """
+    config = dataclasses.replace(self.config, decoder_widths=widths or self.config.decoder_widths)
     params = {**self.params, 'decoder': decoder}
-    return SpectroStream(self.config, params, self._stored, self.spec, self.release)
+    return SpectroStream(config, params, self._stored, self.spec, self.release)
 
   @functools.cached_property
   def content_hash(self) -> str:

@@ -28,6 +28,7 @@ from models.spectrostream.discriminators import DiscriminatorConfig
 from models.spectrostream.linear_start import linear_start
 from models.spectrostream.recipe import DECODER, CodecRecipe, depth_choices
 from models.spectrostream.stft import inverse_stft, stft
+from models.spectrostream.widening import widen
 
 Batch = dict[str, jax.Array]
 Tree = dict[str, Any]
@@ -84,7 +85,7 @@ class CodecTrainable:
 
     Args:
       start: a codec; or 'encoder', 'decoder' and perhaps 'discriminators', whose codebooks are left
-        to the first calibration step.
+        to the first calibration step. Its decoder may be narrower (see `widening`).
     """
     self._start = start
 
@@ -158,7 +159,7 @@ class CodecTrainable:
     """
     params = codec_part(state.params)
     if self.recipe.train_only == DECODER:
-      return self._start.with_decoder(params['decoder'])
+      return self._start.with_decoder(params['decoder'], self.config.decoder_widths)
     latents = self._many_latents(params, get_batch, num_batches)
     flat = latents.reshape([-1, latents.shape[-1]])
     scales = np.ones(flat.shape[1], np.float32)
@@ -176,6 +177,7 @@ class CodecTrainable:
     """The parameters of `start_from`, and its codebooks where there are any."""
     whole = isinstance(self._start, SpectroStream)
     given = self._start.params if whole else self._start
+    given = {**given, 'decoder': widen(given['decoder'], state.params['decoder'])}
     # Copies: the loop gives the state's own arrays away, and `finish` needs the start once more.
     parts = {name: jax.tree.map(jnp.array, given[name]) for name in state.params if name in given}
     state = state.replace(params={**state.params, **parts})

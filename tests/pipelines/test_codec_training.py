@@ -123,6 +123,29 @@ def test_the_decoder_of_a_file_is_trained_and_its_tokens_stay(tmp_path, codec):
     _train(tmp_path / 'other', Still(CONFIG, recipe, SPEC), tmp_path / 'run')
 
 
+def test_the_decoder_of_a_file_may_be_widened(tmp_path, capsys):
+  sizes = {'num_features': 4, 'encoder_widths': (4,) * 8}
+  narrow, wide = (
+    SpectroStreamConfig(**sizes, decoder_widths=(4, 8, 4, 4, 4, 4, 3, last)) for last in (2, 4)
+  )
+  params = CodecTrainable(narrow, spec=SPEC).init(jax.random.key(4))
+  books = np.random.default_rng(1).normal(size=[16, 8, 4]).astype(np.float32)
+  codec = SpectroStream(narrow, params, books, SPEC)
+  path = codec.save(tmp_path / 'before.safetensors', np.float32)
+  recipe = CodecRecipe(train_only='decoder', calibration_steps=())
+  _train(tmp_path / 'run', Still(wide, recipe, SPEC), path)
+  assert f'widened to decoder_widths={wide.decoder_widths}' in capsys.readouterr().out
+  found = SpectroStream.load(tmp_path / 'run' / codec_training.WEIGHTS_FILE)
+  assert (found.config, found.content_hash) == (wide, codec.content_hash)
+  codes = np.random.default_rng(2).integers(0, 8, [12, 16])
+  before = codec.decode(codes)
+  np.testing.assert_allclose(found.decode(codes), before, atol=2e-3 * np.abs(before).max())
+  with pytest.raises(ValueError, match='others may grow'):
+    codec_training.start_from(
+      CodecTrainable(narrow, recipe, SPEC), str(tmp_path / 'run' / codec_training.WEIGHTS_FILE)
+    )
+
+
 def test_a_run_goes_on_from_another_with_its_discriminators_if_they_fit(tmp_path, codec, capsys):
   recipe = CodecRecipe(calibration_steps=())
   first = Still(CONFIG, recipe, SPEC, discriminator_config=JUDGES)
