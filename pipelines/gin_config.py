@@ -16,6 +16,7 @@ from typing import Any
 
 import gin
 from gin import config as gin_internals
+from pipelines import gin_kinds
 
 ROOT = pathlib.Path(__file__).parents[1]
 # The folder that holds gin/: the checkout, or what setup.py installs it into.
@@ -63,18 +64,24 @@ def parse_gin(
 
   Raises:
     GinError: an unknown file, module, function or parameter; a macro that is used and not set, set
-      and not used, or required and not given.
+      and not used, required and not given, or of another kind than what it replaces.
   """
   gin.clear_config()
   folders = [*map(pathlib.Path, search_paths), pathlib.Path(), GIN_HOME]
   for folder in folders:
     gin.add_config_file_search_path(folder)
   paths = [_find_file(name, folders) for name in files]
+  parsed = []
   try:
-    parsed = gin.parse_config_files_and_bindings(
-      [str(path) for path in paths], list(bindings), finalize_config=False,
-      print_includes_and_imports=False,
-    )  # fmt: skip
+    for path in paths:
+      before = _macro_values()
+      parsed.append(gin.parse_config_file(str(path)))
+      _check_kinds(before)
+    before = _macro_values()
+    gin.parse_config(list(bindings))
+    _check_kinds(before)
+  except GinError:
+    raise
   except (ValueError, AttributeError, ImportError, SyntaxError, OSError) as error:
     raise GinError(_explain(error)) from error
   except tokenize.TokenError as error:
@@ -98,7 +105,7 @@ def _find_file(name: str, folders: Iterable[pathlib.Path]) -> pathlib.Path:
 def _all_files(parsed: Any) -> list[str]:
   """Names of the files that were read, included ones too."""
   files = []
-  for node in parsed[0] if isinstance(parsed, tuple) else parsed:
+  for node in parsed:
     if node.filename:
       files.append(node.filename)
     files += _all_files(node.includes)
@@ -110,11 +117,7 @@ def _check_macros(texts: Sequence[str]):
 
   A use counts even where a later binding replaced it, since there is no way to unset a macro.
   """
-  values = {
-    scope: bound.get('value')
-    for (scope, selector), bound in gin_internals._CONFIG.items()
-    if selector == 'gin.macro'
-  }
+  values = _macro_values()
   needed = _macros_in(v for (_, s), v in gin_internals._CONFIG.items() if s != 'gin.macro')
   frontier = list(needed)
   while frontier:  # Macros that are used by used macros.
@@ -133,6 +136,22 @@ def _check_macros(texts: Sequence[str]):
   if missing:
     flags = ' '.join(f'--gin.{name}=...' for name in missing)
     raise GinError(f'{", ".join(missing)} must be given: {flags} (strings in quotes: \\"...\\").')
+
+
+def _macro_values() -> dict[str, Any]:
+  return {
+    scope: bound.get('value')
+    for (scope, selector), bound in gin_internals._CONFIG.items()
+    if selector == 'gin.macro'
+  }
+
+
+def _check_kinds(before: dict[str, Any]):
+  """Raises a GinError for a macro that is no longer of the kind that it was `before`."""
+  values = _macro_values()
+  for name in before:
+    if wrong := gin_kinds.mistake(name, values[name], before[name]):
+      raise GinError(wrong)
 
 
 def _macros_in(values: Iterable[Any]) -> set[str]:

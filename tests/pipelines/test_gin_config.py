@@ -117,6 +117,34 @@ def test_names_that_lead_nowhere(files, bindings, message):
     gin_config.parse_gin(files, [*REQUIRED, *bindings])
 
 
+@pytest.mark.parametrize(
+  'binding, message',
+  [
+    ('TRAIN_STEPS = "many"', "TRAIN_STEPS = 'many' must be a whole number, such as 1860000"),
+    ('RANDOM_SEED = 1.5', 'RANDOM_SEED = 1.5 must be a whole number, such as 42'),
+    ('DROPOUT_RATE = "0.1"', "DROPOUT_RATE = '0.1' must be a number, such as 0.1"),
+    ('CODEBOOK_START = 1', 'must be True or False, such as False'),
+    ('MIXTURE_OR_TASK_NAME = 3', 'must be text in quotes'),
+    ('FROZEN_PARAMETERS = "logits"', r"such as \(\) \('logits' alone is \('logits',\)\)"),
+  ],
+)
+def test_values_of_another_kind(binding, message, tmp_path):
+  with pytest.raises(gin_config.GinError, match=message):
+    gin_config.parse_gin([TINY, PRETRAIN], [*REQUIRED, binding])
+  (tmp_path / 'own.gin').write_text(binding)
+  with pytest.raises(gin_config.GinError, match=message):
+    gin_config.parse_gin([TINY, PRETRAIN, str(tmp_path / 'own.gin')], REQUIRED)
+
+
+def test_values_that_may_stand_for_each_other():
+  gin_config.parse_gin(
+    [TINY, PRETRAIN],
+    [*REQUIRED, 'DROPOUT_RATE = 0', 'TIME_BUDGET_SECS = 1.5', 'MIXTURE_OR_TASK_NAME = None',
+     'FROZEN_PARAMETERS = ["logits"]', 'BATCH_SIZE = %TRAIN_STEPS'],
+  )  # fmt: skip
+  assert gin_config.macro_value('DROPOUT_RATE') == 0
+
+
 def test_unknown_names_inside_of_files(tmp_path):
   head = 'from __gin__ import dynamic_registration\n'
   for text, near in [
