@@ -22,6 +22,7 @@ from training.progress import Progress
 from training.state import TrainState
 from training.step import make_train_step
 from training.stopping import StopRequest, stop_on_signals
+from training.wrappers import restart_average
 
 SKIPPED_FILE = 'skipped_steps.jsonl'
 Evaluator = Callable[[TrainState], Iterable[tuple[str, float]]]
@@ -162,7 +163,10 @@ def train(
     while step < total_steps and not agreed.vote():
       if step in getattr(trainable, 'calibration_steps', ()):
         with meter.timed('calibrate'):
-          state = partitioning.like(trainable.calibrate(state, feed.batch), state)
+          calibrated = trainable.calibrate(state, feed.batch)
+          if step == 0:  # It may have set the parameters.
+            calibrated = restart_average(calibrated)
+          state = partitioning.like(calibrated, state)
       with meter.timed('data_wait'):
         batch = batches.next()
       with meter.timed('compilation') if step == first_step else contextlib.nullcontext():

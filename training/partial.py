@@ -30,6 +30,14 @@ def with_part(tree: Tree, part: Tree) -> Tree:
   }  # fmt: skip
 
 
+def like_part(tree: Tree, part: Tree) -> Tree:
+  """The leaves of `tree` that `part` has, too."""
+  return {
+    name: like_part(tree[name], value) if isinstance(value, dict) else tree[name]
+    for name, value in part.items()
+  }
+
+
 def check_patterns(tree: Tree, patterns: Sequence[str]):
   """Raises ValueError for a pattern that names no parameter."""
   names = list(weights.flatten(tree))

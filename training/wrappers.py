@@ -213,6 +213,14 @@ def averaged_params(state: TrainState) -> Tree:
   return partial.with_part(state.params, state.opt_state.average)
 
 
+def restart_average(state: TrainState) -> TrainState:
+  """The state with its moving average at its parameters, after these were set from outside."""
+  if not isinstance(state.opt_state, AveragedState):
+    return state
+  average = jax.tree.map(jnp.copy, partial.like_part(state.params, state.opt_state.average))
+  return state.replace(opt_state=state.opt_state._replace(average=average))
+
+
 def _like(
   optimizer: optax.GradientTransformation, init: Any, update: Any
 ) -> optax.GradientTransformation:

@@ -288,6 +288,21 @@ def test_calibration_runs_before_its_steps(tmp_path):
   _assert_equal(_train(tmp_path / 'parts', trainable=trainable), whole)
 
 
+@pytest.mark.parametrize('patterns', [(), ('layer/w',)])
+def test_an_average_begins_with_the_calibrated_parameters(tmp_path, patterns):
+  class Given(Regression):
+    calibration_steps = (0,)
+
+    def calibrate(self, state, get_batch):
+      return state.replace(params=jax.tree.map(lambda p: jnp.full_like(p, 7.0), state.params))
+
+  still = wrappers.wrapped(lambda: optax.sgd(0.0), average_decay=0.5, trained=patterns)
+  state = _train(tmp_path, trainable=Given(), optimizer=still)
+  for leaf in jax.tree.leaves(state.opt_state.average):
+    np.testing.assert_array_equal(leaf, 7.0)
+  assert len(jax.tree.leaves(state.opt_state.average)) == (1 if patterns else 2)
+
+
 def test_own_train_step_is_used(tmp_path):
   class Counting(Regression):
     def train_step(self, state, batch, rng, optimizer):
