@@ -158,7 +158,7 @@ def train(
   ):
     if eval_period and eval_at_start and step == 0:
       with meter.timed('evaluate'):
-        _evaluate(evaluators, state, step, writers, agreed)
+        _evaluate(evaluators, state, step, writers)
     stop.wish(_stop_reason(evaluators))
     while step < total_steps and not agreed.vote():
       if step in getattr(trainable, 'calibration_steps', ()):
@@ -184,7 +184,7 @@ def train(
           checkpoints.save(state, _data_position(batches, feed))
       if eval_period and step % eval_period == 0:
         with meter.timed('evaluate'):
-          _evaluate(evaluators, state, step, writers, agreed)
+          _evaluate(evaluators, state, step, writers)
         evaluated_at = step
         stop.wish(_stop_reason(evaluators))
 
@@ -196,7 +196,7 @@ def train(
     if meter.has_steps:
       _log(meter, step, writers, bar, derive)
     if eval_period and evaluated_at < step and not agreed.signalled:
-      _evaluate(evaluators, state, step, writers, agreed)
+      _evaluate(evaluators, state, step, writers)
   writers.close()
   end = 'finished' if step >= total_steps else f'stopped because {agreed.reason}'
   say(f'{model_dir}: {end}; {step} steps are saved in checkpoint_{step}.')
@@ -257,16 +257,9 @@ def _log(meter: Meter, step: int, writers: Writers, bar: Progress, derive: Deriv
 
 
 def _evaluate(
-  evaluators: Mapping[str, Evaluator],
-  state: TrainState,
-  step: int,
-  writers: Writers,
-  agreed: hosts.AgreedStop,
+  evaluators: Mapping[str, Evaluator], state: TrainState, step: int, writers: Writers
 ):
-  """One evaluator after the other, until a signal asks for the end: it leaves little time."""
   for name, evaluator in evaluators.items():
-    if agreed.vote() and agreed.signalled:
-      return
     values = {metric: float(value) for metric, value in evaluator(state)}
     if values:
       writers.write(step, values, stream=name)

@@ -331,28 +331,6 @@ def test_ctrl_c_stops_after_the_step(tmp_path, capfd):
   assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_a_signal_during_an_evaluation_leaves_out_the_others(tmp_path):
-  made = []
-
-  def interrupting(state):
-    made.append('first')
-    os.kill(os.getpid(), signal.SIGTERM)
-    yield 'loss', 1.0
-
-  def other(state):
-    made.append('second')
-    yield 'loss', 2.0
-
-  state = _train(
-    tmp_path, total_steps=200, eval_period=3, checkpoint_period=100,
-    evaluators={'training_eval/first': interrupting, 'training_eval/second': other},
-  )  # fmt: skip
-  assert (made, int(state.step)) == (['first'], 3)
-  assert checkpoints.find_checkpoint(tmp_path).name == 'checkpoint_3'
-  streams = [line['stream'] for line in metrics.read_metrics(tmp_path)]
-  assert 'training_eval/first' in streams and 'training_eval/second' not in streams
-
-
 def test_sigterm_saves_and_exits_0(tmp_path):
   program = textwrap.dedent(f"""
     import sys, time
