@@ -41,11 +41,14 @@ def train_codec(
     **run_options: go to `pipelines.runs.train`.
 
   Raises:
-    ValueError: the decoder alone is to be trained, and no codec is given.
+    ValueError: the decoder alone is to be trained, and no codec is given, or not the one that the
+      run began with.
   """
   decoder_only = trainable.recipe.train_only == DECODER
   if initial_checkpoint_path and (decoder_only or not _has_begun(model_dir)):
     start_from(trainable, initial_checkpoint_path)
+    if _has_begun(model_dir):
+      _check_same_tokens(model_dir, initial_checkpoint_path)
   elif decoder_only:
     raise ValueError(
       f'TRAIN_ONLY={DECODER!r} leaves encoder and codebooks as they are: name the codec that has '
@@ -72,14 +75,15 @@ def start_from(trainable: CodecTrainable, path: str):
 
   Raises:
     FileNotFoundError: `path` is none of these.
-    ValueError: it is a codec of other sizes, or the decoder alone is to be trained and a run has no
-      codebooks that its tokens were made with.
+    ValueError: it is a codec of other sizes, rates or levels, or the decoder alone is to be trained
+      and a run has no codebooks that its tokens were made with.
   """
   expected = jax.eval_shape(trainable.init, jax.random.key(0))
   try:
     checkpoint = find_checkpoint(path)
   except FileNotFoundError:
     codec = SpectroStream.load(path)
+    _check_spec(codec, trainable, path)
     widths = ''
     if codec.config == trainable.config:
       check_same_shapes(codec_part(expected), codec.params)
@@ -118,6 +122,25 @@ def save_codec(
   path = codec.save(pathlib.Path(model_dir) / WEIGHTS_FILE, dtype, step=int(state.step))
   print(f'{path}: {path.stat().st_size / 1e6:.2f} MB, {codec.content_hash}.', flush=True)
   return path
+
+
+def _check_spec(codec: SpectroStream, trainable: CodecTrainable, path: str):
+  for name in ('sample_rate', 'num_channels', 'frame_rate', 'codec_levels', 'codebook_size'):
+    given, wanted = getattr(codec.spec, name), getattr(trainable.spec, name)
+    if given != wanted:
+      raise ValueError(f'{path} has {name}={given}, the codec to be trained {wanted}.')
+
+
+def _check_same_tokens(model_dir: str, path: str):
+  """Raises a ValueError if `model_dir` trains the decoder of another codec than that of `path`."""
+  params, _ = restore_params(find_checkpoint(model_dir))
+  given = SpectroStream.load(path).params['encoder']
+  pairs = zip(jax.tree.leaves(params['encoder']), jax.tree.leaves(given), strict=True)
+  if not all(np.array_equal(*pair) for pair in pairs):
+    raise ValueError(
+      f'{model_dir} trains the decoder of another codec than {path}: give the one that it began '
+      'with, or another MODEL_DIR.'
+    )
 
 
 def _has_begun(model_dir: str) -> bool:

@@ -53,7 +53,10 @@ def widen(narrow: Tree, fresh: Tree) -> Tree:
   """
 
   def merge(path: tuple[Any, ...], old: jax.Array, new: jax.Array) -> np.ndarray:
-    old, merged = np.asarray(old, np.float32), np.array(new, np.float32)
+    old = np.asarray(old, np.float32)
+    if old.shape == new.shape:
+      return old
+    merged = np.array(new, np.float32)
     outs = _kept(old.shape[-1], merged.shape[-1])
     if path[-1].key == 'bias':
       merged[outs] = old

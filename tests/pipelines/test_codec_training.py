@@ -1,5 +1,7 @@
 """A codec's run ends in a file that loads as the codec that was trained."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -121,6 +123,25 @@ def test_the_decoder_of_a_file_is_trained_and_its_tokens_stay(tmp_path, codec):
     _train(tmp_path / 'other', Still(CONFIG, recipe, SPEC))
   with pytest.raises(ValueError, match='is a training run.*codec.safetensors'):
     _train(tmp_path / 'other', Still(CONFIG, recipe, SPEC), tmp_path / 'run')
+
+
+def test_a_decoder_goes_on_with_the_codec_that_it_began_with_only(tmp_path, codec):
+  paths = [codec.save(tmp_path / 'a.safetensors')]
+  params = jax.tree.map(lambda x: 1.01 * x, codec.params)
+  other = SpectroStream(CONFIG, params, codec.codebooks, SPEC)
+  paths.append(other.save(tmp_path / 'b.safetensors'))
+  recipe = CodecRecipe(train_only='decoder', calibration_steps=())
+  _train(tmp_path / 'run', Still(CONFIG, recipe, SPEC), paths[0])
+  _train(tmp_path / 'run', Still(CONFIG, recipe, SPEC), paths[0])
+  with pytest.raises(ValueError, match='of another codec than .*b.safetensors'):
+    _train(tmp_path / 'run', Still(CONFIG, recipe, SPEC), paths[1])
+
+
+def test_a_codec_of_another_spec_is_no_start(tmp_path, codec):
+  path = codec.save(tmp_path / 'a.safetensors')
+  fewer = dataclasses.replace(SPEC, codec_levels=8, target_levels=8)
+  with pytest.raises(ValueError, match='has codec_levels=16, the codec to be trained 8'):
+    codec_training.start_from(CodecTrainable(CONFIG, spec=fewer), str(path))
 
 
 def test_the_decoder_of_a_file_may_be_widened(tmp_path, capsys):
