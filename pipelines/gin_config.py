@@ -64,24 +64,20 @@ def parse_gin(
 
   Raises:
     GinError: an unknown file, module, function or parameter; a macro that is used and not set, set
-      and not used, required and not given, or of another kind than what it replaces.
+      and not used, required and not given, or of another kind than in the files of gin/.
   """
   gin.clear_config()
   folders = [*map(pathlib.Path, search_paths), pathlib.Path(), GIN_HOME]
   for folder in folders:
     gin.add_config_file_search_path(folder)
   paths = [_find_file(name, folders) for name in files]
-  parsed = []
+  parsed, shipped = [], {}
   try:
     for path in paths:
-      before = _macro_values()
       parsed.append(gin.parse_config_file(str(path)))
-      _check_kinds(before)
-    before = _macro_values()
+      if path.resolve().is_relative_to(GIN_HOME / 'gin'):
+        shipped = _macro_values()
     gin.parse_config(list(bindings))
-    _check_kinds(before)
-  except GinError:
-    raise
   except (ValueError, AttributeError, ImportError, SyntaxError, OSError) as error:
     raise GinError(_explain(error)) from error
   except tokenize.TokenError as error:
@@ -90,6 +86,7 @@ def parse_gin(
   read = [_find_file(name, folders) for name in _all_files(parsed)]
   texts = [path.read_text(encoding='utf-8') for path in read]
   _check_macros([*texts, *bindings])
+  _check_kinds(shipped)
 
 
 def _find_file(name: str, folders: Iterable[pathlib.Path]) -> pathlib.Path:
@@ -146,11 +143,11 @@ def _macro_values() -> dict[str, Any]:
   }
 
 
-def _check_kinds(before: dict[str, Any]):
-  """Raises a GinError for a macro that is no longer of the kind that it was `before`."""
+def _check_kinds(shipped: dict[str, Any]):
+  """Raises a GinError for a macro that is of another kind than what a file of ours sets it to."""
   values = _macro_values()
-  for name in before:
-    if wrong := gin_kinds.mistake(name, values[name], before[name]):
+  for name, value in shipped.items():
+    if wrong := gin_kinds.mistake(name, values[name], value):
       raise GinError(wrong)
 
 

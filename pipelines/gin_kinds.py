@@ -1,4 +1,4 @@
-"""Whether a macro's new value is of the kind of the value that it replaces.
+"""Whether a macro's new value is of the kind of the value that a run or model file gives it.
 
 gin binds anything to anything: text in place of a number would end a run deep inside a library,
 after minutes of reading.

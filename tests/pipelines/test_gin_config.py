@@ -145,6 +145,16 @@ def test_values_that_may_stand_for_each_other():
   assert gin_config.macro_value('DROPOUT_RATE') == 0
 
 
+def test_a_users_file_does_not_say_what_kind_a_value_is(tmp_path):
+  (tmp_path / 'own.gin').write_text('DROPOUT_RATE = 0')
+  files = [TINY, PRETRAIN, str(tmp_path / 'own.gin')]
+  gin_config.parse_gin(files, [*REQUIRED, 'DROPOUT_RATE = 0.1'])
+  assert gin_config.macro_value('DROPOUT_RATE') == 0.1
+  (tmp_path / 'config.gin').write_text(gin_config.config().replace('= 0.1', '= 0'))
+  gin_config.parse_gin([str(tmp_path / 'config.gin')], ['DROPOUT_RATE = 0.2'])
+  assert gin_config.macro_value('DROPOUT_RATE') == 0.2
+
+
 def test_unknown_names_inside_of_files(tmp_path):
   head = 'from __gin__ import dynamic_registration\n'
   for text, near in [
