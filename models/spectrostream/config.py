@@ -57,5 +57,5 @@ class SpectroStreamConfig(Config):
     return cls(
       num_features=152,
       encoder_widths=(8, 16, 16, 32, 48, 72, 104, 128),
-      decoder_widths=(128, 208, 80, 56, 40, 24, 16, 8),
+      decoder_widths=(128, 208, 80, 56, 40, 32, 24, 16),
     )
