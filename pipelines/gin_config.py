@@ -74,9 +74,12 @@ def parse_gin(
   parsed, shipped = [], {}
   try:
     for path in paths:
+      before = _macro_values()
       parsed.append(gin.parse_config_file(str(path)))
       if path.resolve().is_relative_to(GIN_HOME / 'gin'):
-        shipped = _macro_values()
+        # Those that the file sets: what stood before it may be a user's.
+        values = _macro_values()
+        shipped |= {name: value for name, value in values.items() if before.get(name) is not value}
     gin.parse_config(list(bindings))
   except (ValueError, AttributeError, ImportError, SyntaxError, OSError) as error:
     raise GinError(_explain(error)) from error

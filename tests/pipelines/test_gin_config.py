@@ -153,6 +153,10 @@ def test_a_users_file_does_not_say_what_kind_a_value_is(tmp_path):
   (tmp_path / 'config.gin').write_text(gin_config.config().replace('= 0.1', '= 0'))
   gin_config.parse_gin([str(tmp_path / 'config.gin')], ['DROPOUT_RATE = 0.2'])
   assert gin_config.macro_value('DROPOUT_RATE') == 0.2
+  (tmp_path / 'first.gin').write_text('OWN = "text"\nDATA_DIR = %OWN')
+  files = [str(tmp_path / 'first.gin'), TINY, PRETRAIN]
+  gin_config.parse_gin(files, [*REQUIRED, 'OWN = 3'])
+  assert gin_config.macro_value('OWN') == 3
 
 
 def test_unknown_names_inside_of_files(tmp_path):
