@@ -28,8 +28,8 @@ demo: install  ## From nothing to a tuned model, a report and two WAV files, in 
 test: install  ## Runs the test suite.
 	@$(BIN)/python -m pytest -n 2 -m 'not slow'
 
-test-slow: install  ## Runs the tests that take minutes, too.
-	@$(BIN)/python -m pytest -n 2
+test-slow: install  ## Runs the tests that take minutes, too, and fuzzes for longer.
+	@WOODSHED_FUZZ_EXAMPLES=$${WOODSHED_FUZZ_EXAMPLES:-3000} $(BIN)/python -m pytest -n 2
 
 lint: install  ## Checks style with ruff.
 	@$(BIN)/ruff check .
