@@ -117,13 +117,14 @@ def test_an_error_of_the_program_costs_one_file(tmp_path, monkeypatch):
   assert 'a fault of ours' in found[paths[0]].detail
 
 
+# After each file it waits for a line: the test says how far it gets.
 SCRIPT = textwrap.dedent("""
   import os, sys
   from preprocessing import scan
   if __name__ == '__main__':
     paths = sorted(p.path for p in os.scandir(sys.argv[1]) if p.name.endswith('.wav'))
     done = scan.scan(paths, scan.ScanSettings(), journal=sys.argv[2], num_workers=2,
-                     progress=lambda count: print('+', flush=True))
+                     progress=lambda count: (print('+', flush=True), sys.stdin.readline()))
     print(sum(not found.reason for found in done.values()), 'good')
 """)
 
@@ -133,8 +134,8 @@ def _start(tmp_path, folder):
   script.write_text(SCRIPT)
   return subprocess.Popen(
     [sys.executable, str(script), str(folder), str(tmp_path / 'scan.jsonl')],
-    env={**os.environ, 'PYTHONPATH': str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    text=True, start_new_session=True,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE, text=True, start_new_session=True,
   )  # fmt: skip
 
 
@@ -160,7 +161,10 @@ def test_two_processes_stopped_on_the_way(tmp_path):
   known = 0
   for stop in (signal.SIGINT, signal.SIGKILL):
     process = _start(tmp_path, folder)
-    for _ in range(known + 2):
+    for number in range(known + 2):
+      if number:
+        process.stdin.write('on\n')
+        process.stdin.flush()
       assert process.stdout.readline() == '+\n'
     workers = _children(process.pid)
     assert len(workers) >= 2
@@ -172,9 +176,9 @@ def test_two_processes_stopped_on_the_way(tmp_path):
     assert process.returncode != 0
     assert stop == signal.SIGKILL or told.rstrip().endswith('KeyboardInterrupt')
     _wait_for_end_of(workers)
-    before, known = known, len(_journal_paths(journal))
-    assert before + 2 <= known < 12
-  out, _ = _start(tmp_path, folder).communicate(timeout=240)
+    known += 2
+    assert len(_journal_paths(journal)) == known
+  out, _ = _start(tmp_path, folder).communicate('on\n' * 12, timeout=240)
   assert out.splitlines()[-1] == '12 good'
   assert sorted(_journal_paths(journal)) == sorted(map(str, folder.iterdir()))  # None twice.
 
