@@ -10,6 +10,7 @@ import markupsafe
 import numpy as np
 
 from evaluation import media, plots
+from models import folder_marker
 
 MAX_BYTES = 30_000_000
 _TEMPLATES = pathlib.Path(__file__).parent / 'templates'
@@ -62,7 +63,7 @@ class Clip:
 
 def write_sounds(clips: list[Clip], output_dir: pathlib.Path) -> dict[str, bytes]:
   """Writes `output_dir`/audio/*.mp3; returns the bytes of each, by key."""
-  (output_dir / 'audio').mkdir(parents=True, exist_ok=True)
+  folder_marker.mark(output_dir / 'audio', 'report')
   sounds = {clip.key: media.mp3_bytes(clip.audio, clip.sample_rate) for clip in clips}
   for clip in clips:
     (output_dir / clip.file).write_bytes(sounds[clip.key])

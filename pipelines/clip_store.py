@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from models import folder_marker
+
 _HEADROOM = 0.25  # 12 dB, as a power of two: overloads are kept, nothing is rounded but 2 bits.
 _BLOCK = 65_536
 
@@ -87,7 +89,7 @@ class ClipStore:
   """
 
   def __init__(self, folder: pathlib.Path, sample_rate: int):
-    folder.mkdir(parents=True, exist_ok=True)
+    folder_marker.mark(folder, 'report')
     self.folder, self.sample_rate = folder, sample_rate
     self.reused = self.made = 0
 

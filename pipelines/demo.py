@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 
+from models import folder_marker
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 # One seed for each set, far apart, so that no work of one set is a work of another.
@@ -157,7 +159,7 @@ def main(argv: list[str] | None = None):
   parser.add_argument('--prompt', default=PROMPT, help='text for the two WAV files')
   args = parser.parse_args(argv)
   output_dir = args.output_dir.resolve()
-  output_dir.mkdir(parents=True, exist_ok=True)
+  folder_marker.mark(output_dir, 'demo')
   plan = stages(output_dir, args.style, args.prompt)
   try:
     seconds = run(plan, output_dir / 'stages.json')

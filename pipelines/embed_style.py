@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from models import folder_marker
 from models.musiccoca import MusicCoCa
 from pipelines.style_clips import find_tracks, whole_windows
 from preprocessing.captions import whole_caption
@@ -62,7 +63,7 @@ def embed_catalog(
   model = MusicCoCa.load(style_model)
   tracks, _ = find_tracks(data_dir, split)
   folder = pathlib.Path(output_dir)
-  folder.mkdir(parents=True, exist_ok=True)
+  folder_marker.mark(folder, 'embed')
   path = folder / EMBEDDINGS_FILE
   partial = path.with_suffix('.partial')
   spec, problems, number = model.spec, [], 0

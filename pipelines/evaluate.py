@@ -19,6 +19,7 @@ from evaluation import excerpts, identity, token_stage, verdicts
 from evaluation.codec_stage import describe_codebooks, measure_codec
 from evaluation.learning_curves import read_curves
 from evaluation.report import Report, write_report
+from models import folder_marker
 from models.bundle import Bundle, check_tokens
 from models.spec import LiveMusicSpec
 from pipelines import evaluation_audio
@@ -73,7 +74,7 @@ def evaluate(
   report.operative_config = operative_config() if operative_config else ''
   folder = pathlib.Path(output_dir).expanduser()
   # A place that cannot be written ends the run here, not after all the work.
-  folder.mkdir(parents=True, exist_ok=True)
+  folder_marker.mark(folder, 'report')
   store = Measurements(folder / MEASURED_FILE)
   stage = Stages(report.stage_secs, store)
   with stage.interruptible():

@@ -17,6 +17,7 @@ from typing import Any
 
 from evaluation import codec_verdicts, identity
 from evaluation.codec_report import CodecReport, write_codec_report
+from models import folder_marker
 from pipelines.codec_bench import Bench, Contender
 from pipelines.codec_recordings import find_recordings, read_excerpts
 from pipelines.codec_training import WEIGHTS_FILE
@@ -96,7 +97,7 @@ def evaluate_codec(
   report.operative_config = operative_config() if operative_config else ''
   folder = pathlib.Path(output_dir).expanduser()
   # A place that cannot be written ends the run here, not after all the work.
-  folder.mkdir(parents=True, exist_ok=True)
+  folder_marker.mark(folder, 'report')
   stage = _stages(report.stage_secs)
   try:
     with stage('load'):

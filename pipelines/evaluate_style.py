@@ -8,7 +8,6 @@ statistics; the map; write.
 import contextlib
 import dataclasses
 import datetime
-import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from evaluation import identity, style_map, style_stage, style_verdicts
 from evaluation.style_report import StyleReport, write_style_report
+from models import folder_marker
 from models.musiccoca import MusicCoCa
 from pipelines.style_clips import Catalog, find_tracks, one_a_work, read_clips
 from pipelines.style_features import encoder_states, log_mel_statistics, speed
@@ -88,7 +88,7 @@ def evaluate_style(
   report = StyleReport(title, datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d %H:%M UTC'))
   report.operative_config = operative_config() if operative_config else ''
   stage = _stages(report.stage_secs)
-  pathlib.Path(output_dir).mkdir(parents=True, exist_ok=True)
+  folder_marker.mark(output_dir, 'report')
   with stage('load'):
     model = MusicCoCa.load(style_model)
     tracks, split = find_tracks(data_dir, split)

@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 from evaluation.memorization import GateOptions
-from models import adapters
+from models import adapters, folder_marker
 from models.adapted import METHODS
 from models.bundle import Bundle
 from pipelines import finetune_choice, finetune_plan, gin_config, initial_params, runs
@@ -230,6 +230,7 @@ def finetune(
   source = load_source(base)
   options = _for_size(options, source.bundle)
   output_dir = pathlib.Path(output_dir)
+  folder_marker.mark(output_dir, 'finetune')
   progress = _Progress(output_dir, source, options)
   data_dir = _prepare(pathlib.Path(catalog), output_dir, source.bundle)
   identity = {field: getattr(source.bundle, field) for field in IDENTITY_FIELDS}
@@ -367,7 +368,7 @@ def _judge(
   from pipelines.export import export_t5x
   from pipelines.finetune_report import Judge, write_demos
 
-  folder.mkdir(parents=True, exist_ok=True)
+  folder_marker.mark(folder, 'report')
   judge = Judge(source, output_dir / 'bundle', data_dir, gate, seed=0)
   config = output_dir / 'run' / gin_config.OPERATIVE_CONFIG_FILE
   text = config.read_text(encoding='utf-8') if config.is_file() else ''

@@ -17,6 +17,7 @@ from evaluation.page import Clip
 from evaluation.token_scoring import score_tokens
 from evaluation.tuning_report import TuningReport
 from inference import LiveSession
+from models import folder_marker
 from models.bundle import Bundle, load_bundle
 from pipelines import finetune_choice, finetune_style
 from pipelines.checkpoint_sources import Source
@@ -235,7 +236,7 @@ def write_demos(report: TuningReport, folder: pathlib.Path) -> list[pathlib.Path
   """Writes the tuned model's clips from the presets as WAV files."""
   from preprocessing.audio import write_audio
 
-  folder.mkdir(parents=True, exist_ok=True)
+  folder_marker.mark(folder, 'finetune')
   paths = []
   for clip in report.demos:
     if clip.title == AFTER and not clip.given_secs:

@@ -16,6 +16,7 @@ from typing import Any
 
 import gin
 from gin import config as gin_internals
+from models import folder_marker
 from pipelines import gin_kinds
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -283,7 +284,7 @@ def run(**arguments: Any) -> Any:
 
 def _config_writer(folder: pathlib.Path) -> Callable[[], Any]:
   """Writes config.gin at once; the function that it returns writes the operative one."""
-  folder.mkdir(parents=True, exist_ok=True)
+  folder_marker.mark(folder, 'run')
   (folder / CONFIG_FILE).write_text(config(), encoding='utf-8')
   path = folder / OPERATIVE_CONFIG_FILE
   return lambda: path.write_text(operative_config(), encoding='utf-8')

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from inference import SamplingOptions
-from models import tokens
+from models import folder_marker, tokens
 from models.bundle import Bundle, check_tokens
 from models.spec import LiveMusicSpec
 from pipelines.checkpoint_sources import load_source
@@ -74,7 +74,7 @@ def infer(
   bundle = load_source(checkpoint_path).bundle
   _check_identity(bundle, token_identity(data_dir))
   folder = pathlib.Path(output_dir)
-  folder.mkdir(parents=True, exist_ok=True)
+  folder_marker.mark(folder, 'infer')
   if operative_config is not None and shard_id == 0:
     (folder / 'config.gin').write_text(operative_config(), encoding='utf-8')
   output = folder / f'{_TASK_NAME}-{mode}.jsonl-{shard_id:05}-of-{num_shards:05}'
@@ -215,7 +215,7 @@ def _audio_writer(bundle: Bundle, folder: pathlib.Path) -> Callable[[int, list[A
   from preprocessing.audio import write_audio
 
   codec = SpectroStream.load(bundle.codec_name)
-  folder.mkdir(parents=True, exist_ok=True)
+  folder_marker.mark(folder, 'infer')
 
   def write(number: int, codes: list[Any]):
     audio = np.asarray(codec.decode(np.asarray(codes, np.int32)), np.float32)

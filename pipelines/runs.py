@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import optax
 
+from models import folder_marker
 from models.adapted import AdaptedModel
 from models.depthformer import DepthformerModel
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
@@ -130,7 +131,7 @@ def train(
       print(compile_step(trainable, feed, optimizer, partitioning, step_options))
     return None
   folder = pathlib.Path(model_dir)
-  folder.mkdir(parents=True, exist_ok=True)
+  folder_marker.mark(folder, 'run')
   identity = getattr(feed, 'identity', None)
   if first:
     (folder / MODEL_INFO_FILE).write_text(info, encoding='utf-8')

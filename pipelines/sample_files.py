@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from models import folder_marker
+
 FOLDER = 'samples'
 _STEP_FOLDER = re.compile(r'step_(\d+)')
 
@@ -54,6 +56,7 @@ class SampleFiles:
 
     folder = self._folder / f'step_{step}'
     partial = folder.with_name(f'.{folder.name}')
+    folder_marker.mark(self._folder, 'run')
     partial.mkdir(parents=True, exist_ok=True)
     for stem, audio in samples.items():
       write_audio(partial / f'{stem}.wav', audio, sample_rate)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from models import folder_marker
 from models.musiccoca import MusicCoCa, MusicCoCaConfig
 from models.musiccoca.config import OFFICIAL_NAMES
 from models.musiccoca.vocabulary import TextVocabulary
@@ -39,7 +40,7 @@ class StyleStart:
   def write(self, model_dir: str | pathlib.Path):
     """Keeps vocabulary and mel matrix in `model_dir`; `find_start` reads them there."""
     folder = pathlib.Path(model_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder_marker.mark(folder, 'run')
     matrix = folder / MEL_MATRIX_FILE
     if self.mel_matrix is None:
       matrix.unlink(missing_ok=True)

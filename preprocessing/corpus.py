@@ -16,6 +16,7 @@ from absl import logging
 from etils import epath
 from tqdm import tqdm
 
+from models import folder_marker
 from preprocessing import (
   dataset,
   features,
@@ -176,7 +177,7 @@ def prepare_corpus(options: PrepareOptions, load_models: Callable | None = None)
   settings = parts.TokenSettings(
     codec.content_hash, style.content_hash, options.clips, options.limits
   )
-  output.mkdir(parents=True, exist_ok=True)
+  folder_marker.mark(output, 'prepare')
 
   # Which files there are, and what their tags say.
   tracks, rejects = _read_tracks(options, output)

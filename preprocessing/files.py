@@ -10,9 +10,11 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from etils import epath
+
+from models import folder_marker
 
 _COPY_BYTES = 1 << 20
 
@@ -43,10 +45,41 @@ def absolute(path: str | os.PathLike, folder: str | os.PathLike = '') -> str:
   return path if is_remote(path) else os.path.abspath(path)
 
 
-def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+def walk(
+  folder: str, passed_over: Callable[[str, str], None] = lambda folder, kind: None
+) -> Iterator[tuple[str, list[str]]]:
   """(folder, names of its files) of a folder and all below it, sorted.
 
-  Hidden files and folders are passed over; links to folders are not followed.
+  Hidden files and folders are passed over; links to folders are not followed. So are folders below
+  `folder` that Woodshed made (`models.folder_marker`): `passed_over` is called with each and its
+  kind.
+
+  Raises:
+    FileNotFoundError: there is no such folder.
+  """
+  left_out: list[str] = []
+  for directory, subfolders, names in walk_all(folder):
+    # Of buckets, all is listed at once.
+    if any(f'{directory}/'.startswith(f'{other}/') for other in left_out):
+      continue
+    if folder_marker.MARKER_FILE in names and directory.rstrip('/') != folder.rstrip('/'):
+      passed_over(directory, folder_marker.kind_of(directory))
+      left_out.append(directory)
+      subfolders.clear()
+      continue
+    for name in list(subfolders):
+      if kind := folder_marker.older_kind(name, {*subfolders, *names}):
+        below = f'{directory.rstrip("/")}/{name}'
+        passed_over(below, kind)
+        left_out.append(below)
+        subfolders.remove(name)
+    yield directory, sorted(name for name in names if not name.startswith('.'))
+
+
+def walk_all(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+  """(folder, its subfolders, its files) of a folder and all below it but hidden folders, sorted.
+
+  A caller may remove subfolders from the list: of a local folder, they are not walked.
 
   Raises:
     FileNotFoundError: there is no such folder.
@@ -55,19 +88,17 @@ def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
     root = epath.Path(folder)
     if not root.is_dir():
       raise FileNotFoundError(f'{folder} is not a folder.')
-    for directory, _, names in sorted(root.walk(), key=lambda entry: os.fspath(entry[0])):
+    for directory, subfolders, names in sorted(root.walk(), key=lambda e: os.fspath(e[0])):
       inner = os.fspath(directory)[len(folder.rstrip('/')) :].split('/')
       if not any(part.startswith('.') for part in inner):
-        yield (
-          os.fspath(directory).rstrip('/'),
-          sorted(name for name in names if not name.startswith('.')),
-        )
+        shown = [name.rstrip('/') for name in subfolders if not name.startswith('.')]
+        yield os.fspath(directory).rstrip('/'), shown, list(names)
     return
   if not os.path.isdir(folder):
     raise FileNotFoundError(f'{folder} is not a folder.')
-  for directory, subdirectories, names in os.walk(folder):
-    subdirectories[:] = sorted(name for name in subdirectories if not name.startswith('.'))
-    yield directory, sorted(name for name in names if not name.startswith('.'))
+  for directory, subfolders, names in os.walk(folder):
+    subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
+    yield directory, subfolders, names
 
 
 def state(path: str) -> FileState:

@@ -6,11 +6,13 @@ with its line and column.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -124,7 +126,8 @@ class ManifestError(ValueError):
 def find_audio_files(folder: str | os.PathLike) -> tuple[list[str], list[Reject]]:
   """All audio files below a folder or bucket, sorted, and those of formats that cannot be decoded.
 
-  Hidden files and folders are passed over; links to folders are not followed.
+  Hidden files and folders are passed over; links to folders are not followed. Folders below it
+  that Woodshed made are passed over with a line on stderr.
 
   Raises:
     FileNotFoundError: there is no such folder.
@@ -133,7 +136,7 @@ def find_audio_files(folder: str | os.PathLike) -> tuple[list[str], list[Reject]
   root = files.absolute(folder)
   foreign = ffmpeg.is_installed()
   found, rejects = [], []
-  for directory, names in files.walk(root):
+  for directory, names in files.walk(root, passed_over=_say_passed_over):
     for name in names:
       suffix = os.path.splitext(name)[1].lower()
       path = f'{directory}/{name}' if files.is_remote(directory) else os.path.join(directory, name)
@@ -148,6 +151,22 @@ def find_audio_files(folder: str | os.PathLike) -> tuple[list[str], list[Reject]
       f'{len(rejects)} files are of formats that take ffmpeg.'
     )
   return sorted(found), rejects
+
+
+@functools.cache  # Once for each folder: a run lists them more than once.
+def _say_passed_over(folder: str, kind: str):
+  count = sum(
+    os.path.splitext(name)[1].lower() in (*audio.AUDIO_SUFFIXES, *ffmpeg.SUFFIXES)
+    for _, _, names in files.walk_all(folder)
+    for name in names
+    if not name.startswith('.')
+  )
+  if count:
+    print(
+      f'Passed over: {folder} with {count} audio files, which Woodshed wrote ({kind}). To read '
+      'them, give that folder itself.',
+      file=sys.stderr,
+    )
 
 
 def build_manifest(

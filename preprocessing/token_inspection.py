@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from etils import epath
 
+from models import folder_marker
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 from preprocessing import audio
 
@@ -109,7 +110,7 @@ def inspect(
       lines.append(f'  decoded peak {np.abs(sound).max():.3f}, rms {np.std(sound):.4f}')
       if output_dir:
         name = f'{info.index:06d}_{info.track_id}.wav'.replace('/', '_')
-        epath.Path(output_dir).mkdir(parents=True, exist_ok=True)
+        folder_marker.mark(output_dir, 'tokens inspect')
         audio.write_audio(f'{output_dir}/{name}', sound, spec.sample_rate)
         lines.append(f'  {output_dir}/{name}')
     yield '\n'.join(lines)
