@@ -7,7 +7,7 @@
 measured. --compare=report,other_report compares two finished reports and measures nothing.
 """
 
-from absl import app, flags
+from absl import flags
 
 from pipelines import startup
 
@@ -26,10 +26,10 @@ _OUTPUT_DIR = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> None:
-  from pipelines import gin_config
-
-  startup.begin(_ASSETS_DIR.value)
   with startup.plain_errors('eval.py', resumes=False):
+    startup.begin(_ASSETS_DIR.value)
+    from pipelines import gin_config
+
     if _COMPARE.value:
       from pipelines.compare_reports import compare_reports
 
@@ -45,4 +45,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=startup.parse_flags)
+  startup.run(main)

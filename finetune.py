@@ -65,11 +65,11 @@ _ASSETS_DIR = flags.DEFINE_string(
 
 
 def main(argv):
-  startup.begin(_ASSETS_DIR.value)
-  from pipelines import gin_config
-  from pipelines.finetune import FinetuneOptions, finetune, plan
-
   with startup.plain_errors('finetune.py'):
+    startup.begin(_ASSETS_DIR.value)
+    from pipelines import gin_config
+    from pipelines.finetune import FinetuneOptions, finetune, plan
+
     bindings, others = gin_config.split_flags(argv[1:])
     if others:
       raise app.UsageError(f'Unknown argument {others[0]!r}.')
@@ -96,13 +96,13 @@ def main(argv):
       print(found)
       sys.exit(1 if found.refusals else 0)
     result = finetune(_CATALOG.value, _OUTPUT_DIR.value, base=_BASE.value, options=options)
-  print(
-    f'{result.bundle_dir}: step {result.best_step}, held-out loss {result.base_loss:.4f} -> '
-    f'{result.best_loss:.4f} nats per token.'
-  )
-  if result.report:
-    print(f'Report: {result.report}')
+    print(
+      f'{result.bundle_dir}: step {result.best_step}, held-out loss {result.base_loss:.4f} -> '
+      f'{result.best_loss:.4f} nats per token.'
+    )
+    if result.report:
+      print(f'Report: {result.report}')
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=startup.parse_flags)
+  startup.run(main)

@@ -2,6 +2,8 @@
 
 from absl import app, flags
 
+from pipelines import startup
+
 _PROMPT = flags.DEFINE_multi_string(
   'prompt',
   [],
@@ -29,18 +31,16 @@ _ASSETS_DIR = flags.DEFINE_string(
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'What does {argv[1]!r} mean? A prompt is given by --prompt.')
-  from pipelines import startup
-
-  startup.begin(_ASSETS_DIR.value)
-  from inference import SamplingOptions
-  from pipelines.generate import generate_file
-
   given = {
     'temperature': _TEMPERATURE.value,
     'top_k': _TOP_K.value,
     'guidance_weight': _GUIDANCE.value,
   }
   with startup.plain_errors('generate.py', resumes=False):
+    startup.begin(_ASSETS_DIR.value)
+    from inference import SamplingOptions
+    from pipelines.generate import generate_file
+
     generate_file(
       _PROMPT.value,
       _OUTPUT.value,
@@ -53,4 +53,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  startup.run(main)

@@ -2,6 +2,8 @@
 
 from absl import app, flags
 
+from pipelines import startup
+
 _BUNDLE = flags.DEFINE_string(
   'bundle',
   'tiny',
@@ -35,12 +37,10 @@ _ASSETS_DIR = flags.DEFINE_string(
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'What does {argv[1]!r} mean? A model is given by --bundle.')
-  from pipelines import startup
-
-  startup.begin(_ASSETS_DIR.value)
-  from pipelines import jam
-
   with startup.plain_errors('jam.py', resumes=False):
+    startup.begin(_ASSETS_DIR.value)
+    from pipelines import jam
+
     jam.serve(
       _BUNDLE.value,
       open_page=_OPEN.value,
@@ -60,4 +60,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  startup.run(main)

@@ -13,7 +13,7 @@ says what preparing so many hours of audio takes.
 
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from pipelines import startup
 
@@ -67,10 +67,10 @@ def _corpus() -> str:
 
 
 def main(argv: list[str]) -> None:
-  from pipelines import gin_config
-
-  startup.begin()
   with startup.plain_errors('plan.py', resumes=False):
+    startup.begin()
+    from pipelines import gin_config
+
     bindings, others = gin_config.split_flags(argv[1:])
     if others == ['corpus']:
       print(_corpus())
@@ -100,4 +100,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=startup.parse_flags)
+  startup.run(main)

@@ -13,7 +13,9 @@ what is new. Parts of it alone:
 
 import time
 
-from absl import app, flags
+from absl import flags
+
+from pipelines import startup
 
 _AUDIO_DIR = flags.DEFINE_multi_string(
   'audio_dir', [], 'Folder of audio files, of any nesting; may be repeated. Local, gs:// or s3://.'
@@ -93,10 +95,8 @@ _BEAM = flags.DEFINE_multi_string(
 
 
 def main(argv):
-  from pipelines import startup
-
-  startup.begin(_ASSETS_DIR.value)
   with startup.plain_errors('prepare.py'):
+    startup.begin(_ASSETS_DIR.value)
     if argv[1:2] == ['manifest']:
       print(_manifest(argv[2:]))
     elif argv[1:] == ['tokens', 'inspect']:
@@ -192,4 +192,4 @@ def _prepare_options():
 
 
 if __name__ == '__main__':
-  app.run(main)
+  startup.run(main)

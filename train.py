@@ -6,7 +6,7 @@
 Started again, it goes on. --gin.NAME=VALUE sets a macro or a parameter.
 """
 
-from absl import app, flags
+from absl import flags
 
 from pipelines import startup
 
@@ -42,11 +42,11 @@ _ASSETS_DIR = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> None:
-  from pipelines import gin_config
-  from training import hosts
-
-  startup.begin(_ASSETS_DIR.value)
   with startup.plain_errors('train.py'):
+    startup.begin(_ASSETS_DIR.value)
+    from pipelines import gin_config
+    from training import hosts
+
     hosts.initialize(
       _COORDINATOR_ADDRESS.value, _PROCESS_COUNT.value, _PROCESS_INDEX.value,
       multiprocess=_MULTIPROCESS_GPU.value,
@@ -63,4 +63,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=startup.parse_flags)
+  startup.run(main)

@@ -16,6 +16,7 @@ import sys
 import time
 
 from models import folder_marker
+from pipelines import startup
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -158,13 +159,14 @@ def main(argv: list[str] | None = None):
   parser.add_argument('--style', default='gamelan', help='the unseen style of the catalog')
   parser.add_argument('--prompt', default=PROMPT, help='text for the two WAV files')
   args = parser.parse_args(argv)
-  output_dir = args.output_dir.resolve()
+  with startup.plain_errors('demo'):
+    _run_all(args.output_dir.resolve(), args.style, args.prompt)
+
+
+def _run_all(output_dir: pathlib.Path, style: str, prompt: str):
   folder_marker.mark(output_dir, 'demo')
-  plan = stages(output_dir, args.style, args.prompt)
-  try:
-    seconds = run(plan, output_dir / 'stages.json')
-  except KeyboardInterrupt:
-    sys.exit('\nInterrupted; given again, the command goes on from here.')
+  plan = stages(output_dir, style, prompt)
+  seconds = run(plan, output_dir / 'stages.json')
   print(f'\n{_summary(plan, seconds)}\n')
   print(f'Reports         {output_dir}/report/report.html')
   print(f'                {output_dir}/tuned_report/report.html')
@@ -173,4 +175,4 @@ def main(argv: list[str] | None = None):
 
 
 if __name__ == '__main__':
-  main()
+  startup.run_module(main)

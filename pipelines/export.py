@@ -4,13 +4,13 @@ import argparse
 import dataclasses
 import json
 import pathlib
-import sys
 
 import jax
 import numpy as np
 
 from models import assets
 from models.bundle import save_bundle
+from pipelines import startup
 from pipelines.checkpoint_sources import (
   IDENTITY_FIELDS,
   MODEL_FILE,
@@ -193,21 +193,22 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument('--licence', default='', help='of the weights, for the card of a bundle')
   parser.add_argument('--data', default='', help='what the model was trained on, for the card')
   args = parser.parse_args(argv)
-  if args.assets_dir:
-    assets.use(args.assets_dir)
+  with startup.plain_errors('export', resumes=False):
+    startup.begin(args.assets_dir)
+    _export(args)
+
+
+def _export(args: argparse.Namespace):
   notes = []
-  try:
-    if args.format == 'bundle':
-      folder = export(args.checkpoint, args.output_dir, licence=args.licence, data=args.data)
-    elif args.format == 'run':
-      folder, notes = export_run(args.checkpoint, args.output_dir)
-    else:
-      folder, notes = export_t5x(args.checkpoint, args.output_dir, args.format)
-  except (ValueError, OSError) as error:
-    sys.exit(f'export: {error}')
+  if args.format == 'bundle':
+    folder = export(args.checkpoint, args.output_dir, licence=args.licence, data=args.data)
+  elif args.format == 'run':
+    folder, notes = export_run(args.checkpoint, args.output_dir)
+  else:
+    folder, notes = export_t5x(args.checkpoint, args.output_dir, args.format)
   size = sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6
   print(f'{folder}: {size:.1f} MB.', *notes, sep='\n')
 
 
 if __name__ == '__main__':
-  main()
+  startup.run_module(main)

@@ -62,12 +62,12 @@ def main(argv: list[str] | None = None):
   parser.add_argument('--output', type=pathlib.Path, required=True, help='a .safetensors file')
   parser.add_argument('--assets_dir', help='folder of released files; default $WOODSHED_ASSETS')
   args = parser.parse_args(argv)
-  startup.begin(args.assets_dir)
   with startup.plain_errors('import_style', resumes=False):
+    startup.begin(args.assets_dir)
     if args.output.suffix != '.safetensors':
       raise ValueError(f'--output={args.output} must end in .safetensors.')
     print(import_style(args.output))
 
 
 if __name__ == '__main__':
-  main()
+  startup.run_module(main)

@@ -1,22 +1,25 @@
 """What root scripts do first: flags of gin, quiet libraries, a look at which `models` is found."""
 
 import contextlib
-import errno
 import importlib.util
+import io
+import multiprocessing
 import os
 import pathlib
+import select
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from logging import LogRecord
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from pipelines import quiet_imports
+from pipelines import quiet_imports, user_errors
 
 ROOT = pathlib.Path(__file__).parents[1]
-_WRONG_PATHS = (
-  FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError,
-)  # fmt: skip
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SECS_TO_END = 8
 
 
 def begin(assets_dir: str | None = None) -> None:
@@ -32,8 +35,11 @@ def begin(assets_dir: str | None = None) -> None:
   if not flags.FLAGS.is_parsed() or not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.ERROR)  # Beam, Orbax and TensorFlow tell what nobody asked.
     quiet_imports.quiet('tensorflow')
-  # Beam logs Ctrl-C with a traceback before it raises; `plain_errors` says what is to be said.
-  logging.get_absl_handler().addFilter(lambda entry: 'KeyboardInterrupt' not in entry.getMessage())
+  # Beam logs an error with its traceback, then raises it; `plain_errors` says what is to be said.
+  logging.get_absl_handler().addFilter(_is_not_raised_too)
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):  # Names of files need not be text.
+      stream.reconfigure(errors='backslashreplace')
   check_rooms()
   if assets_dir:
     from models import assets
@@ -41,12 +47,17 @@ def begin(assets_dir: str | None = None) -> None:
     assets.use(assets_dir)
 
 
+def _is_not_raised_too(entry: LogRecord) -> bool:
+  of_beam = entry.exc_info and 'apache_beam' in entry.pathname
+  return not of_beam and 'KeyboardInterrupt' not in entry.getMessage()
+
+
 @contextlib.contextmanager
 def plain_errors(script: str, *, resumes: bool = True) -> Iterator[None]:
   """Turns what a user can mend, and Ctrl-C, into one message and an exit status.
 
-  Status 1 is a wrong value or path or a full disk, 130 is Ctrl-C. Anything else is a defect of
-  ours and keeps its traceback.
+  Status 1 is an error that the user can mend (`user_errors.message`), 130 is Ctrl-C. Anything else
+  is a defect of ours: it keeps its traceback, with a line that says so.
 
   Args:
     script: name in the message.
@@ -54,26 +65,84 @@ def plain_errors(script: str, *, resumes: bool = True) -> Iterator[None]:
   """
   try:
     yield
-  except (ValueError, *_WRONG_PATHS) as error:
-    sys.exit(f'{script}: {_without_call(error)}')
-  except OSError as error:
-    from training.disk import DiskError
-
-    if not isinstance(error, DiskError) and error.errno not in _FULL_DISK:
+    sys.stdout.flush()  # A closed pipe is noticed here, not by the interpreter after its end.
+  except app.UsageError:
+    raise
+  except (Exception, KeyboardInterrupt) as error:
+    if isinstance(error, BrokenPipeError) and _output_is_closed():
+      sys.exit(f'{script}: nobody reads the output any more (its pipe is closed).')
+    if user_errors.is_interrupt(error):
+      again = 'goes on from here' if resumes else 'starts anew'
+      print(f'{script}: interrupted; the same command {again}.', file=sys.stderr)
+      sys.exit(130)
+    text = user_errors.message(error)
+    if text is None:
+      error.add_note(f'{script}: {user_errors.REPORT}')
       raise
-    sys.exit(f'{script}: {_without_call(error)}')
-  except (KeyboardInterrupt, RuntimeError) as error:
-    # Beam reports Ctrl-C as an error of the step that it was in.
-    if not isinstance(error, KeyboardInterrupt) and 'KeyboardInterrupt' not in str(error):
-      raise
-    again = 'goes on from here' if resumes else 'starts anew'
-    print(f'{script}: interrupted; the same command {again}.', file=sys.stderr)
-    sys.exit(130)
+    sys.exit(f'{script}: {text}')
 
 
-def _without_call(error: BaseException) -> str:
-  """The message; gin adds the function that it was calling, with its address."""
-  return str(error).split('\n  In call to configurable ')[0]
+def _output_is_closed() -> bool:
+  """Whether standard output is a pipe without a reader; then it is sent nowhere from now on."""
+  try:
+    number = sys.stdout.fileno()
+  except OSError:  # Not a file, as in a notebook.
+    return False
+  poll = select.poll()
+  poll.register(number, select.POLLOUT)
+  if not any(event & select.POLLERR for _, event in poll.poll(0)):
+    return False
+  nowhere = os.open(os.devnull, os.O_WRONLY)
+  os.dup2(nowhere, number)
+  return True
+
+
+def run(main: Callable[[list[str]], Any]) -> NoReturn:
+  """Runs a root script: absl's flags, T5X's --gin.NAME=VALUE, `main(argv)`, and the end.
+
+  Args:
+    main: raises SystemExit for errors that a user can mend, as under `plain_errors`.
+  """
+  run_module(lambda: app.run(main, flags_parser=parse_flags))
+
+
+def run_module(main: Callable[[], Any]) -> NoReturn:
+  """Runs a command to its end, which no thread holds up once an error was told.
+
+  Args:
+    main: as `run`'s, with flags of its own.
+  """
+  try:
+    main()
+    status = 0
+  except SystemExit as stop:
+    status = stop.code
+    if isinstance(status, str):
+      print(status, file=sys.stderr)
+      status = 1
+    if status:
+      _end_soon(status)
+  except BaseException:
+    sys.excepthook(*sys.exc_info())
+    status = 1
+    _end_soon(status)
+  sys.exit(status)
+
+
+def _end_soon(status: int):
+  """Ends the process by force where its threads and exit handlers take longer than a while.
+
+  The interpreter waits at its end for every thread that is no daemon, such as those of a library
+  that itself waits for a file that will never be.
+  """
+
+  def end():
+    time.sleep(_SECS_TO_END)
+    for process in multiprocessing.active_children():
+      process.kill()
+    os._exit(status)
+
+  threading.Thread(target=end, daemon=True, name='end').start()
 
 
 def parse_flags(argv: list[str]) -> list[str]:

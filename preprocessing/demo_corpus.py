@@ -326,7 +326,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--formats', nargs='+', default=FORMATS, help=f'of {", ".join(FORMATS)}')
   parser.add_argument('--renderer', default='builtin', help='builtin or fluidsynth')
   args = parser.parse_args(argv)
-  try:
+  from pipelines import startup
+
+  with startup.plain_errors('demo_corpus', resumes=False):
+    startup.begin()
     works = write_corpus(
       args.output_dir,
       num_works=args.num_works,
@@ -336,11 +339,11 @@ def main(argv: Sequence[str] | None = None) -> None:
       renderer=args.renderer,
       formats=args.formats,
     )
-  except (ValueError, OSError) as error:
-    parser.error(str(error))
-  minutes = sum(work.duration_secs for work in works) / 60
-  print(f'{args.output_dir}: {len(works)} works, {minutes:.1f} minutes.')
+    minutes = sum(work.duration_secs for work in works) / 60
+    print(f'{args.output_dir}: {len(works)} works, {minutes:.1f} minutes.')
 
 
 if __name__ == '__main__':
-  main()
+  from pipelines.startup import run_module
+
+  run_module(main)

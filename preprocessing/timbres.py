@@ -155,10 +155,16 @@ def main(argv: list[str] | None = None):
   args = parser.parse_args(argv)
   if args.num_clips < 1 or not 1.0 <= args.secs_per_clip <= 3600.0 or args.seed < 0:
     parser.error('--num_clips is at least 1, --secs_per_clip 1 to 3600, --seed at least 0.')
-  write_timbres(
-    args.output_dir, num_clips=args.num_clips, secs_per_clip=args.secs_per_clip, seed=args.seed
-  )
+  from pipelines import startup
+
+  with startup.plain_errors('timbres', resumes=False):
+    startup.begin()
+    write_timbres(
+      args.output_dir, num_clips=args.num_clips, secs_per_clip=args.secs_per_clip, seed=args.seed
+    )
 
 
 if __name__ == '__main__':
-  main()
+  from pipelines.startup import run_module
+
+  run_module(main)

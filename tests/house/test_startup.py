@@ -1,5 +1,6 @@
 """Root scripts: quick help, and a clear stop where `models` is somebody else's."""
 
+import ast
 import errno
 import os
 import pathlib
@@ -33,6 +34,27 @@ def test_help_names_the_flags_without_heavy_imports(script):
   assert '--' in result.stdout
 
 
+def _commands():
+  """Root scripts, and modules of the rooms that are run by `python -m`."""
+  rooms = ('models', 'tasks', 'preprocessing', 'inference', 'training', 'evaluation', 'pipelines')
+  scripts = [ROOT / f'{script}.py' for script in SCRIPTS]
+  for path in [*scripts, *sorted(path for room in rooms for path in (ROOT / room).rglob('*.py'))]:
+    tree = ast.parse(path.read_text())
+    if any(isinstance(node, ast.If) and '__main__' in ast.unparse(node.test) for node in tree.body):
+      yield path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize('name', list(_commands()))
+def test_every_command_tells_errors_in_the_one_place(name):
+  """Its `main` is one `with startup.plain_errors(...)`, and its end is `startup`'s."""
+  tree = ast.parse((ROOT / name).read_text())
+  main = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == 'main')
+  assert isinstance(main.body[-1], ast.With), f'{name} works outside of plain_errors'
+  assert 'startup.plain_errors(' in ast.unparse(main.body[-1].items[0])
+  end = ast.unparse(tree.body[-1])
+  assert 'startup.run(main)' in end or 'run_module(main)' in end, name
+
+
 def test_another_models_package_stops_the_run(tmp_path):
   (tmp_path / 'models').mkdir()
   (tmp_path / 'models' / '__init__.py').write_text('')
@@ -54,7 +76,7 @@ def test_what_a_user_can_mend_is_one_line(capsys):
   with pytest.raises(SystemExit, match='^train.py: no such folder$'):
     with startup.plain_errors('train.py'):
       raise FileNotFoundError('no such folder')
-  with pytest.raises(SystemExit, match="^train.py: .*File exists: '/a/file'$"):
+  with pytest.raises(SystemExit, match="^train.py: File exists: '/a/file'. Remove it"):
     with startup.plain_errors('train.py'):
       raise FileExistsError(errno.EEXIST, 'File exists', '/a/file')
   with pytest.raises(SystemExit) as stopped, startup.plain_errors('train.py'):
