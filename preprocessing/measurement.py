@@ -15,6 +15,10 @@ from preprocessing.loudness import LoudnessMeter
 # A sample at this level with such neighbours on both sides was cut off at full scale.
 _FULL_SCALE = 0.999
 _CLIPPED_RUN = 3
+# No sound consists of so few samples: a click of two channels after resampling does.
+_SPIKE_SAMPLES = 32
+# Squares and spectra of larger samples are taken in 64 bits.
+_SQUARES_FIT = 1e6
 _SILENCE_WINDOW_SECS = 0.5
 _SPECTRUM_SIZE = 4096
 # One spectrum of four is enough for a long-term average.
@@ -28,19 +32,25 @@ BANDWIDTH_FLOOR_DB = -80.0
 class Measurement:
   """What one pass over a file finds.
 
+  Full scale is 1. A file of floating-point samples may exceed it and be whole: `over_scale` is the
+  factor by which it does, and levels are judged as if it were scaled down to full scale.
+
   Attributes:
-    duration_secs: decoded length.
+    duration_secs: decoded length; where `finite` is False, the place of the first NaN or infinity.
     peak: largest absolute sample.
     rms_dbfs: level of the whole file, -inf for digital silence.
     dc_offset: largest absolute mean of a channel.
-    clipped_share: share of samples in runs at full scale.
-    silent_share: share of silent windows.
+    clipped_share: share of samples in runs at full scale or beyond it.
+    silent_share: share of silent windows, after scaling down to full scale.
     finite: whether all samples are numbers.
     true_mono: whether the channels are equal but for the limit, or one of them is silent.
     loudness_lufs: integrated loudness (BS.1770-4) as stereo; -inf for silence.
     side_db: energy of left - right against left + right; -inf for equal channels.
     bandwidth_hz: the highest frequency with signal: the long-term spectrum lies more than 80 dB
       below its maximum from there on.
+    robust_peak: largest absolute sample but for the 32 largest ones, which may be a click.
+    peak_secs: place of the first sample of magnitude `peak`.
+    flat_share: share of samples in runs of equal ones at full scale or beyond it.
   """
 
   duration_secs: float
@@ -54,6 +64,21 @@ class Measurement:
   loudness_lufs: float = -math.inf
   side_db: float = -math.inf
   bandwidth_hz: float = 0.0
+  robust_peak: float = 0.0
+  peak_secs: float = 0.0
+  flat_share: float = 0.0
+
+  @property
+  def over_scale(self) -> float:
+    """Factor by which the peak exceeds full scale, at least 1."""
+    return max(1.0, self.peak)
+
+  @property
+  def spike_db(self) -> float:
+    """How far the peak lies above all but the 32 largest samples; 0 for silence."""
+    if not self.peak > 0:
+      return 0.0
+    return 20 * math.log10(self.peak / self.robust_peak) if self.robust_peak > 0 else math.inf
 
 
 def measure(
@@ -77,51 +102,66 @@ def measure(
     audio.AudioError: the decoder fails.
   """
   window = max(1, round(_SILENCE_WINDOW_SECS * sample_rate))
-  frames = clipped = silent = windows = 0
-  peak, side, total, energy = 0.0, 0.0, np.zeros([1]), np.zeros([1])
+  frames = 0
+  side, total, energy = 0.0, np.zeros([1]), np.zeros([1])
+  clipped, flat, peaks, windows = 0, 0, _Peaks(), [np.zeros([0])]
   loudness = spectrum = None
   for block in audio.read_blocks(path):
     block = block[:, :2]
-    if not np.isfinite(block).all():
-      return Measurement(frames / sample_rate, math.nan, math.nan, math.nan, 0.0, 0.0, False, False)
+    if (place := first_not_finite(block)) is not None:
+      place_secs = (frames + place) / sample_rate
+      return Measurement(place_secs, math.nan, math.nan, math.nan, 0.0, 0.0, False, False)
     if loudness is None:
       loudness = LoudnessMeter(sample_rate, block.shape[1])
       spectrum = _LongTermSpectrum(sample_rate)
     # Channels first: NumPy reduces long rows many times faster than narrow ones.
     x = np.ascontiguousarray(block.T)
-    frames += x.shape[1]
     magnitude = np.abs(x)
-    peak = max(peak, float(magnitude.max()))
-    squares = np.square(x)
+    peaks.add(magnitude, frames)
+    clipped += _in_runs(magnitude >= _FULL_SCALE)
+    flat += _flat_samples(x, magnitude)
+    frames += x.shape[1]
+    # Squares of samples far beyond full scale exceed 32 bits.
+    wide = x.astype(np.float64) if peaks.peak > _SQUARES_FIT else x
+    squares = np.square(wide)
     energy = energy + squares.sum(axis=1, dtype=np.float64)
     total = total + x.sum(axis=1, dtype=np.float64)
-    side += float(np.square(x[0] - x[-1]).sum(dtype=np.float64))
-    clipped += _clipped_samples(magnitude)
+    side += float(np.square(wide[0] - wide[-1]).sum(dtype=np.float64))
     mean = (squares[0] + squares[-1]) / 2
-    levels = np.add.reduceat(mean, np.arange(0, len(mean), window)) / window
-    silent += int((levels < 10 ** (silence_dbfs / 10)).sum())
-    windows += len(levels)
+    windows.append(np.add.reduceat(mean, np.arange(0, len(mean), window)) / window)
     loudness.add(block)
-    spectrum.add((x[0] + x[-1]) / 2)
+    spectrum.add((wide[0] + wide[-1]) / 2)
     if listener is not None:
       listener(block)
   count, channels = max(1, frames), len(total)
   power = float(energy.mean()) / count
-  side_db = _side_db(side, energy)
+  side_db, robust_peak = _side_db(side, energy), peaks.robust_peak()
+  # A click must not make the music beside it silence.
+  silence = 10 ** (silence_dbfs / 10) * max(1.0, robust_peak) ** 2
+  levels = np.concatenate(windows)
   return Measurement(
     duration_secs=frames / sample_rate,
-    peak=peak,
+    peak=peaks.peak,
     rms_dbfs=_decibels(power),
     dc_offset=float(np.abs(total).max() / count),
     clipped_share=clipped / (count * channels),
-    silent_share=silent / windows if windows else 1.0,
+    silent_share=float((levels < silence).mean()) if len(levels) else 1.0,
     finite=True,
     true_mono=side_db <= mono_side_db or _decibels(float(energy.min()) / count)
     <= _decibels(float(energy.max()) / count) + mono_side_db,
     loudness_lufs=loudness.loudness_lufs() if loudness else -math.inf,
     side_db=side_db,
     bandwidth_hz=spectrum.bandwidth_hz() if spectrum else 0.0,
+    robust_peak=robust_peak,
+    peak_secs=peaks.peak_frame / sample_rate,
+    flat_share=flat / (count * channels),
   )
+
+
+def first_not_finite(block: np.ndarray) -> int | None:
+  """Index of the first row of [n, channels] with NaN or infinity, or None."""
+  finite = np.isfinite(block)
+  return None if finite.all() else int(np.argmin(finite.all(axis=1)))
 
 
 def _side_db(side: float, energy: np.ndarray) -> float:
@@ -132,15 +172,48 @@ def _side_db(side: float, energy: np.ndarray) -> float:
   return _decibels(side / middle) if middle > 0 else math.inf
 
 
-def _clipped_samples(magnitude: np.ndarray) -> int:
-  """Of [channels, n], samples that lie inside runs of `_CLIPPED_RUN` or more at full scale."""
-  full = magnitude >= _FULL_SCALE
-  if not full.any() or full.shape[1] < _CLIPPED_RUN:
+class _Peaks:
+  """The largest magnitudes of a signal, in constant memory."""
+
+  def __init__(self):
+    self.peak, self.peak_frame = 0.0, 0
+    self._largest = np.zeros([0], np.float32)
+
+  def add(self, magnitude: np.ndarray, first_frame: int):
+    """Adds [channels, n], which begins at a frame."""
+    peak = float(magnitude.max())
+    if peak > self.peak:
+      self.peak = peak
+      self.peak_frame = first_frame + int(np.argmax(magnitude.max(axis=0)))
+    wanted = _SPIKE_SAMPLES + 1
+    least = self._largest[0] if len(self._largest) == wanted else np.float32(-1)
+    self._largest = np.concatenate([self._largest, magnitude[magnitude > least]])
+    if len(self._largest) > wanted:
+      self._largest = np.partition(self._largest, -wanted)[-wanted:]
+
+  def robust_peak(self) -> float:
+    """The largest but for `_SPIKE_SAMPLES`; of a shorter signal, the smallest."""
+    return float(self._largest.min()) if len(self._largest) else 0.0
+
+
+def _flat_samples(x: np.ndarray, magnitude: np.ndarray) -> int:
+  """Of [channels, n], samples that lie inside runs of equal ones at full scale or beyond."""
+  if magnitude.max() < _FULL_SCALE:
     return 0
-  centre = full[:, :-2] & full[:, 1:-1] & full[:, 2:]
-  inside = np.zeros_like(full)
-  for shift in range(_CLIPPED_RUN):
-    inside[:, shift : full.shape[1] - 2 + shift] |= centre
+  # Runs of n equal samples are runs of n - 1 equal pairs.
+  pairs = (magnitude[:, 1:] >= _FULL_SCALE) & (x[:, 1:] == x[:, :-1])
+  return _in_runs(pairs, _CLIPPED_RUN - 1)
+
+
+def _in_runs(true: np.ndarray, length: int = _CLIPPED_RUN) -> int:
+  """Of [channels, n], how many lie inside runs of `length` or more."""
+  count = true.shape[1] - length + 1
+  if count < 1 or not true.any():
+    return 0
+  whole = np.logical_and.reduce([true[:, shift : shift + count] for shift in range(length)])
+  inside = np.zeros_like(true)
+  for shift in range(length):
+    inside[:, shift : shift + count] |= whole
   return int(inside.sum())
 
 

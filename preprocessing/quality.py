@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import typing
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from preprocessing import audio, measurement
+from preprocessing.figures import apart, percent_apart
 from preprocessing.measurement import Measurement
 
 REASONS = {
@@ -28,13 +30,17 @@ REASONS = {
   'not_finite': 'NaN or infinite samples',
   'silent': 'nothing, or almost nothing, to be heard',
   'too_quiet': 'a level below the limit',
-  'clipped': 'too many samples at full scale in a row',
+  'clipped': 'too many samples in a row that were cut off at full scale',
+  'spikes': 'a few samples far above all others: a click, or damaged data',
   'dc_offset': 'the wave is far off the zero line',
   'licence': 'a licence outside of the policy',
   'duplicate': 'the same recording is there already',
   'dropped': 'left out by a change to the manifest',
   'failed': 'an error of the program, not of the file; tried again at the next run',
 }
+
+# MP3, Vorbis and Opus bring clipped music to at most 1.4 times full scale.
+_CODEC_OVERSHOOT = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +60,10 @@ class QualityLimits:
     max_clipped_share: of the samples that lie in runs at full scale.
     max_dc_offset: absolute mean of a channel, full scale being 1.
     min_level_dbfs: least RMS of the whole file.
+    max_spike_db: the largest sample may lie this far above all but the 32 largest ones.
+
+  Levels are those that are used: a file beyond full scale is judged as if it were scaled down to
+  it, as preparation does.
   """
 
   min_secs: float = 4.0
@@ -68,6 +78,7 @@ class QualityLimits:
   max_clipped_share: float = 0.01
   max_dc_offset: float = 0.1
   min_level_dbfs: float = -50.0
+  max_spike_db: float = 20.0
 
   def check(self):
     """Raises ValueError for limits that no file or every file would meet."""
@@ -75,7 +86,7 @@ class QualityLimits:
       ('min_secs', 0, 3600), ('min_sample_rate', 1, 192_000), ('min_bandwidth_hz', 0, 96_000),
       ('truncation_secs', 0, 3600), ('silence_dbfs', -200, 0), ('max_silent_share', 0, 1),
       ('max_clipped_share', 0, 1), ('max_dc_offset', 0, 1), ('min_level_dbfs', -200, 0),
-      ('mono_side_db', -200, 0),
+      ('mono_side_db', -200, 0), ('max_spike_db', 0, 1000),
     ):  # fmt: skip
       value = getattr(self, name)
       if not least <= value <= most:
@@ -145,7 +156,8 @@ def check_header(header: audio.AudioHeader, limits: QualityLimits = DEFAULT_LIMI
     raise audio.AudioError('not_stereo', f'{header.channels} channel')
   if limits.max_secs is not None and header.duration_secs > limits.max_secs:
     raise audio.AudioError(
-      'too_long', f'{header.duration_secs:.1f} s; at most {limits.max_secs:g} s'
+      'too_long',
+      f'{apart(header.duration_secs, limits.max_secs, 1)} s; at most {limits.max_secs:g} s',
     )
   if not header.complete:
     raise audio.AudioError('truncated', 'the stream has no end mark')
@@ -157,43 +169,82 @@ def check_measurement(
   """Raises AudioError with the first reason for which a measured file is set aside."""
   told = 0.0 if header.estimated else header.duration_secs
   promised = max(header.promised_secs or 0.0, told)
+  secs = found.duration_secs
   if not found.finite:
-    raise audio.AudioError('not_finite', f'NaN or infinity after {found.duration_secs:.1f} s')
-  if found.duration_secs < promised - limits.truncation_secs:
+    sample = round(secs * header.sample_rate)
+    raise audio.AudioError('not_finite', f'NaN or infinity at {secs:.4f} s (sample {sample})')
+  if secs < promised - limits.truncation_secs:
     raise audio.AudioError(
-      'truncated', f'{found.duration_secs:.2f} s decoded of {promised:.2f} s promised'
+      'truncated', f'{apart(secs, promised, 2)} s decoded of {promised:.2f} s promised'
     )
-  if found.duration_secs < limits.min_secs:
+  if secs < limits.min_secs:
     raise audio.AudioError(
-      'too_short', f'{found.duration_secs:.2f} s; at least {limits.min_secs:g} s'
+      'too_short', f'{apart(secs, limits.min_secs, 2)} s; at least {limits.min_secs:g} s'
     )
-  if found.silent_share > limits.max_silent_share:
+  if limits.max_secs is not None and secs > limits.max_secs:
     raise audio.AudioError(
-      'silent', f'{found.silent_share:.0%} of the file lies below {limits.silence_dbfs:g} dBFS'
+      'too_long', f'{apart(secs, limits.max_secs, 1)} s; at most {limits.max_secs:g} s'
     )
-  if found.rms_dbfs < limits.min_level_dbfs:
-    raise audio.AudioError(
-      'too_quiet', f'RMS {found.rms_dbfs:.1f} dBFS; at least {limits.min_level_dbfs:g} dBFS'
-    )
-  if found.clipped_share > limits.max_clipped_share:
-    raise audio.AudioError(
-      'clipped',
-      f'{found.clipped_share:.1%} of the samples at full scale; '
-      f'at most {limits.max_clipped_share:.1%}',
-    )
-  if found.dc_offset > limits.max_dc_offset:
-    raise audio.AudioError(
-      'dc_offset', f'mean {found.dc_offset:.3f}; at most {limits.max_dc_offset:g}'
-    )
+  _check_level(found, header, limits)
   if found.bandwidth_hz < limits.min_bandwidth_hz:
+    least = limits.min_bandwidth_hz
     raise audio.AudioError(
       'band_limited',
-      f'nothing above {found.bandwidth_hz:.0f} Hz; at least {limits.min_bandwidth_hz:g} Hz',
+      f'nothing above {apart(found.bandwidth_hz, least, 0)} Hz; at least {least:g} Hz',
     )
   if limits.require_stereo and found.true_mono:
     raise audio.AudioError(
       'true_mono', f'side {found.side_db:.0f} dB against mid, or one channel is silent'
     )
+
+
+def _check_level(found: Measurement, header: audio.AudioHeader, limits: QualityLimits):
+  """Raises AudioError for a level, clicks, clipping or an offset outside of the limits."""
+  scaled = f' after its peak of {found.peak:.4g} is scaled to 1' if found.peak > 1 else ''
+  if found.silent_share > limits.max_silent_share:
+    share = percent_apart(found.silent_share, limits.max_silent_share)
+    raise audio.AudioError(
+      'silent',
+      f'{share} of the file lies below {limits.silence_dbfs:g} dBFS{scaled}; '
+      f'at most {100 * limits.max_silent_share:.4g}%',
+    )
+  if found.spike_db > limits.max_spike_db:
+    raise audio.AudioError(
+      'spikes',
+      f'a sample of {found.peak:.4g} at {found.peak_secs:.4f} s, '
+      f'{apart(found.spike_db, limits.max_spike_db, 0)} dB above all but 32 samples; at most '
+      f'{limits.max_spike_db:g} dB. The level follows the largest sample: cut the click out',
+    )
+  level = found.rms_dbfs - 20 * math.log10(found.over_scale)
+  if level < limits.min_level_dbfs:
+    least = limits.min_level_dbfs
+    raise audio.AudioError(
+      'too_quiet', f'RMS {apart(level, least, 1)} dBFS{scaled}; at least {least:g} dBFS'
+    )
+  if (clipped := clipped_share(found, header)) > limits.max_clipped_share:
+    share = percent_apart(clipped, limits.max_clipped_share, 1)
+    raise audio.AudioError(
+      'clipped', f'{share} of the samples cut off at full scale; at most '
+      f'{100 * limits.max_clipped_share:.4g}%',
+    )  # fmt: skip
+  offset = found.dc_offset / found.over_scale
+  if offset > limits.max_dc_offset:
+    raise audio.AudioError(
+      'dc_offset',
+      f'mean {apart(offset, limits.max_dc_offset, 3)}{scaled}; at most {limits.max_dc_offset:g}',
+    )
+
+
+def clipped_share(found: Measurement, header: audio.AudioHeader) -> float:
+  """Share of the samples that were cut off at full scale.
+
+  A file of floating-point samples may exceed full scale and be whole: there, and in what a lossy
+  codec gives beyond the overshoot of a clipped signal, only runs of equal samples were cut off.
+  """
+  floating = header.subtype in ('FLOAT', 'DOUBLE') or header.subtype.startswith('PCM_F')
+  if found.peak > 1 and (floating or found.robust_peak > _CODEC_OVERSHOOT):
+    return found.flat_share
+  return found.clipped_share
 
 
 @contextlib.contextmanager

@@ -277,8 +277,10 @@ KINDS = (
     lambda x: np.where(np.arange(len(x))[:, None] == 5000, np.nan, x))),
   Kind('infinity', 'inf.wav', 'not_finite', _samples(
     lambda x: np.where(np.arange(len(x))[:, None] == 5000, np.inf, x))),
-  Kind('floats at the scale of integers', 'scale.wav', 'clipped', _samples(lambda x: x * 32768)),
+  Kind('floats at the scale of integers', 'scale.wav', KEPT, _samples(lambda x: x * 32768)),
   Kind('clipped', 'clipped.wav', 'clipped', _samples(lambda x: np.clip(x * 20, -1, 1))),
+  Kind('one sample of 1000', 'spike.wav', 'spikes', _samples(
+    lambda x: np.where(np.arange(len(x))[:, None] == 5000, 1000, x))),
   Kind('off the zero line', 'dc.wav', 'dc_offset', _samples(lambda x: x + 0.3)),
   Kind('silence', 'silence.wav', 'silent', _silence),
   Kind('3 hours of silence', 'hours.wav', 'silent', lambda path, seed: _silence(path, seed, 10_800),
@@ -301,7 +303,7 @@ KINDS = (
   Kind('two equal channels', 'equal.wav', KEPT, _samples(lambda x: x[:, [0, 0]])),
   Kind('one silent channel', 'onesided.wav', KEPT, _samples(lambda x: x * [[1, 0]])),
   Kind('floats a little beyond 1', 'hot.wav', KEPT, _samples(lambda x: x * 3.6)),
-  Kind('floats far beyond 1', 'hotter.wav', 'clipped', _samples(lambda x: x * 9)),
+  Kind('floats far beyond 1', 'hotter.wav', KEPT, _samples(lambda x: x * 9)),
   Kind('W64', 'w64.w64', KEPT, _sound('w64')),
   Kind('CAF', 'caf.caf', KEPT, _sound('caf')),
   Kind('WAV from a pipe, no length', 'pipe.wav', KEPT, _without_length),

@@ -6,7 +6,7 @@ import soundfile
 import soxr
 
 from evaluation import signal_health
-from preprocessing import audio, quality
+from preprocessing import audio, figures, quality
 
 RATE = 48_000
 
@@ -77,10 +77,84 @@ def test_short_and_long_files(tmp_path):
   assert _reason(path, max_secs=2) == 'too_long'
 
 
+@pytest.mark.parametrize(
+  'value, limit, digits, text',
+  [
+    (3.996, 4.0, 2, '3.996'), (3.9, 4.0, 2, '3.90'), (4.0, 4.0, 2, '4.00'),
+    (4 - 1e-9, 4.0, 2, '3.999999999'), (-np.inf, -50.0, 1, '-inf'), (0.4, 0.6, 0, '0'),
+    (3999.7, 4000.0, 0, '3999.7'),
+  ],
+)  # fmt: skip
+def test_figures_differ_where_the_numbers_do(value, limit, digits, text):
+  assert figures.apart(value, limit, digits) == text
+  assert figures.percent_apart(0.0100004, 0.01, 1) == '1.00004%'
+
+
+def test_a_length_just_below_the_limit_is_told_as_such(tmp_path):
+  path = tmp_path / 'x.wav'
+  soundfile.write(path, _music()[: 4 * RATE - 200], RATE)
+  with pytest.raises(audio.AudioError, match='^3.996 s; at least 4 s$'):
+    quality.examine(str(path))
+
+
 def test_clipped_files(tmp_path):
   path = tmp_path / 'x.wav'
   soundfile.write(path, np.sign(_music()) * np.ones([1, 2]), RATE)
   assert _reason(path) == 'clipped'
+
+
+def _written(path, x, subtype='FLOAT'):
+  soundfile.write(path, x, RATE, subtype=subtype)
+  return quality.examine(str(path))[1]
+
+
+def test_float_files_beyond_full_scale_are_judged_at_full_scale(tmp_path):
+  """Preparation scales them down, so nothing of them is lost; what was cut off stays cut off."""
+  path, x = tmp_path / 'x.wav', _music()
+  tone = np.sin(2 * np.pi * 220 * np.arange(len(x)) / RATE)[:, None]
+  whole = ((x + tone) / np.abs(x + tone).max()).astype(np.float32)
+  found = _written(path, 4 * whole)
+  assert found.peak == found.over_scale == 4
+  assert quality.clipped_share(found, audio.read_header(path)) == 0
+  assert found.clipped_share > 0.3  # So much lies beyond full scale.
+  # An offset of 0.3 of 4 is 0.075 of full scale, and no fault.
+  _written(path, 3.7 * whole + 0.3)
+  soundfile.write(path, 3.4 * whole + 0.6, RATE, subtype='FLOAT')
+  with pytest.raises(audio.AudioError, match=r'mean 0.150 after its peak of 4 is scaled to 1'):
+    quality.examine(str(path))
+  soundfile.write(path, 4 * np.clip(3 * whole, -1, 1), RATE, subtype='FLOAT')
+  assert _reason(path) == 'clipped'
+
+
+@pytest.mark.parametrize('suffix', ['mp3', 'ogg'])
+def test_lossy_files_beyond_full_scale(tmp_path, suffix):
+  path, x = tmp_path / f'x.{suffix}', _music()
+  tone = np.sin(2 * np.pi * 220 * np.arange(len(x)) / RATE)[:, None] + x / 10
+  audio.write_audio(path, np.clip(3 * tone, -1, 1), RATE)
+  assert quality.measure(str(path), RATE).peak > 1
+  assert _reason(path) == 'clipped'
+  kind = {'mp3': ('MP3', 'MPEG_LAYER_III'), 'ogg': ('OGG', 'VORBIS')}[suffix]
+  soundfile.write(path, 3 * tone, RATE, format=kind[0], subtype=kind[1])
+  assert quality.examine(str(path))[1].peak > 2.5
+
+
+def test_a_spike_is_named_with_its_place(tmp_path):
+  """One sample of 1000 would make silence of the music beside it."""
+  path, x = tmp_path / 'x.wav', _music()
+  x[123_456, 1] = -1000
+  soundfile.write(path, x, RATE, subtype='FLOAT')
+  with pytest.raises(audio.AudioError, match='a sample of 1000 at 2.5720 s, 6. dB above') as raised:
+    quality.examine(str(path))
+  assert raised.value.reason == 'spikes'
+  # With the limit off, the level that it leaves to the music is the reason.
+  assert _reason(path, max_spike_db=1000) == 'too_quiet'
+  found = quality.measure(str(path), RATE)
+  assert 0.3 < found.robust_peak < 1 and found.silent_share == 0
+  # More samples than a click has are music: a drum.
+  x[200_000:200_033] = np.hanning(35)[1:-1, None] * 20
+  assert _written(path, np.delete(x, 123_456, axis=0) / 25).spike_db < 20
+  soundfile.write(path, np.where(np.arange(len(x)) == 9, 0.5, 0)[:, None], RATE)
+  assert _reason(path) == 'silent'
 
 
 def test_files_off_the_zero_line(tmp_path):
@@ -92,9 +166,12 @@ def test_files_off_the_zero_line(tmp_path):
 def test_files_with_nan(tmp_path):
   path = tmp_path / 'x.wav'
   x = _music()
-  x[5000] = np.nan
+  x[222_000, 1] = np.nan
+  x[250_000] = np.inf
   soundfile.write(path, x, RATE, subtype='FLOAT')
-  assert _reason(path) == 'not_finite'
+  with pytest.raises(audio.AudioError, match=r'at 4.6250 s \(sample 222000\)') as raised:
+    quality.examine(str(path))
+  assert raised.value.reason == 'not_finite'
 
 
 def test_low_rates_and_mono(tmp_path):
