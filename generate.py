@@ -18,7 +18,7 @@ _BUNDLE = flags.DEFINE_string(
   "A bundled or released model's name, the folder of a bundle or of a T5X checkpoint, or the "
   'MODEL_DIR of a training run.',
 )
-_SEED = flags.DEFINE_integer('seed', 0, 'The same seed gives the same audio.')
+_SEED = flags.DEFINE_integer('seed', 0, 'The same seed gives the same audio; 0 to 4294967295.')
 _TEMPERATURE = flags.DEFINE_float('temperature', None, 'Of sampling; 0 is greedy. Default 1.1.')
 _TOP_K = flags.DEFINE_integer('top_k', None, 'Tokens that may be drawn; 0 is all. Default 40.')
 _GUIDANCE = flags.DEFINE_float('guidance', None, 'Weight of the style; 0 is off. Default 5.')

@@ -7,6 +7,7 @@ does it: no renormalisation to unit length.
 """
 
 import dataclasses
+import math
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,13 @@ from typing import Any
 import numpy as np
 
 from models.musiccoca import mixing
+from models.musiccoca.inputs import (
+  StyleError,
+  check_audio,
+  check_embeddings,
+  check_prompt_text,
+  check_unicode,
+)
 
 # What soundfile decodes, and what a user may well try but it does not.
 AUDIO_SUFFIXES = (
@@ -48,34 +56,71 @@ def parse_prompt(text: str) -> Prompt:
   A text that itself begins with a number and a colon is written with a weight: '1:4:4 swing'.
 
   Raises:
-    PromptError: it is empty, its weight is negative or no plain number, or its audio file does not
-      exist or is of a format that cannot be decoded.
+    PromptError: it is empty, too long or not valid Unicode, its weight is negative, not finite or
+      no plain number, or its audio file does not exist or is of a format that cannot be decoded.
+  """
+  _checked(check_unicode, text, f'The prompt {text!a}')
+  weight, content = split_weight(text)
+  prompt = _parse_content(text, content, 1.0 if weight is None else weight)
+  if prompt.kind != 'audio':
+    _checked(check_prompt_text, prompt.content, f'The prompt {_shortened(text)}')
+  return prompt
+
+
+def split_weight(text: str) -> tuple[float | None, str]:
+  """'0.3:loop.wav' -> (0.3, 'loop.wav'); without a weight (None, text).
+
+  Raises:
+    PromptError: the weight is negative, not finite or no plain number.
   """
   match = _WEIGHTED.match(text)
-  weight = float(match.group(1)) if match else 1.0
-  if not match and (wrong := _NEARLY_WEIGHTED.match(text)):
-    raise PromptError(
-      f'The prompt {text!r} begins with {wrong.group(1)!r}, which is no weight; write one as 0.7.'
-    )
-  content = (match.group(2) if match else text).strip()
-  if not content:
-    raise PromptError(f'The prompt {text!r} is empty; write a text or the path of an audio file.')
+  if not match:
+    if wrong := _NEARLY_WEIGHTED.match(text):
+      raise PromptError(
+        f'The prompt {_shortened(text)} begins with {wrong.group(1)!r}, which is no weight; write '
+        'one as 0.7.'
+      )
+    return None, text.strip()
+  weight = float(match.group(1))
   if weight < 0:
     raise PromptError(
-      f'The prompt {text!r} has the weight {weight:g}. Weights are at least 0: a style cannot be '
-      'subtracted, because the mean would leave the space that the model was trained on.'
+      f'The prompt {_shortened(text)} has the weight {weight:g}. Weights are at least 0: a style '
+      'cannot be subtracted, because the mean would leave the space that the model was trained on.'
     )
+  if not math.isfinite(weight):
+    raise PromptError(
+      f'The prompt {_shortened(text)} has a weight that no float64 holds; write one such as 0.7.'
+    )
+  return weight, match.group(2).strip()
+
+
+def _parse_content(text: str, content: str, weight: float) -> Prompt:
+  shown = _shortened(text)
+  if not content:
+    raise PromptError(f'The prompt {shown} is empty; write a text or the path of an audio file.')
   if content.startswith(PRESET_PREFIX):
     return Prompt(content[len(PRESET_PREFIX) :], 'preset', weight)
   if content.lower().endswith(AUDIO_SUFFIXES):
-    if not pathlib.Path(content).is_file():
-      raise PromptError(f'The prompt {text!r} names an audio file, and there is none at {content}.')
+    if '\0' in content or not pathlib.Path(content).is_file():
+      raise PromptError(f'The prompt {shown} names an audio file, and there is none at {content}.')
     return Prompt(content, 'audio', weight)
   if content.lower().endswith(UNSUPPORTED_SUFFIXES):
     raise PromptError(
-      f'The prompt {text!r} names a file that cannot be decoded here; convert it to WAV or FLAC.'
+      f'The prompt {shown} names a file that cannot be decoded here; convert it to WAV or FLAC.'
     )
   return Prompt(content, 'text', weight)
+
+
+def _shortened(text: str) -> str:
+  return repr(text if len(text) <= 80 else f'{text[:77]}...')
+
+
+def _checked(check: Callable[..., Any], *arguments: Any) -> Any:
+  """What a check of `models.musiccoca` returns; its error becomes a `PromptError`."""
+  try:
+    return check(*arguments)
+  except StyleError as error:
+    raise PromptError(str(error)) from None
 
 
 def parse_prompts(texts: Sequence[str]) -> list[Prompt]:
@@ -96,12 +141,9 @@ def weighted_mean(embeddings: np.ndarray, weights: Sequence[float]) -> np.ndarra
   """sum(w e) / sum(w) of embeddings [N, style_dim] -> float32 [style_dim].
 
   Raises:
-    PromptError: a weight is negative or all are 0.
+    PromptError: a weight is negative, a weight or an embedding is not finite, or all weights are 0.
   """
-  try:
-    return mixing.weighted_mean(embeddings, weights)
-  except mixing.StyleError as error:
-    raise PromptError(str(error)) from None
+  return _checked(mixing.weighted_mean, embeddings, weights)
 
 
 def read_audio_file(path: str) -> tuple[np.ndarray, int]:
@@ -125,6 +167,7 @@ def embed_prompts(
   *,
   presets: Mapping[str, np.ndarray] | None = None,
   read_audio: AudioReader = read_audio_file,
+  say: Callable[[str], Any] = print,
 ) -> np.ndarray:
   """A mix of prompts -> its style embedding, float32 [style_dim].
 
@@ -133,29 +176,56 @@ def embed_prompts(
     style: a style model with `embed_text` and `embed_audio` (`models.musiccoca.MusicCoCa`).
     presets: embeddings by name, for 'preset:NAME'.
     read_audio: path -> (audio [samples, channels], sample rate).
+    say: takes what is odd about a prompt that is used all the same.
 
   Raises:
-    PromptError: see `parse_prompts`; or a preset is unknown, or an audio file is empty.
+    PromptError: see `parse_prompts`; or a preset is unknown, or audio has samples that are not
+      finite, is shorter than 0.1 s or far beyond full scale, or the style model gives NaN.
   """
   parsed = [parse_prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
   if not parsed:
     raise PromptError('There is no prompt; give a text or the path of an audio file.')
-  embeddings = [_embed_one(prompt, style, presets or {}, read_audio) for prompt in parsed]
+  embeddings = [_embed_one(prompt, style, presets or {}, read_audio, say) for prompt in parsed]
   return weighted_mean(np.stack(embeddings), [prompt.weight for prompt in parsed])
 
 
 def _embed_one(
-  prompt: Prompt, style: Any, presets: Mapping[str, np.ndarray], read_audio: AudioReader
+  prompt: Prompt,
+  style: Any,
+  presets: Mapping[str, np.ndarray],
+  read_audio: AudioReader,
+  say: Callable[[str], Any],
 ) -> np.ndarray:
   if prompt.kind == 'preset':
     if prompt.content not in presets:
       raise PromptError(
         f'The bundle has no preset {prompt.content!r}; it has {sorted(presets) or "none"}.'
       )
-    return np.asarray(presets[prompt.content], np.float32)
-  if prompt.kind == 'audio':
+    embedding = presets[prompt.content]
+  elif prompt.kind == 'audio':
     audio, sample_rate = read_audio(prompt.content)
-    if not len(audio):
-      raise PromptError(f'The audio prompt {prompt.content} holds no samples.')
-    return np.asarray(style.embed_audio(audio, sample_rate), np.float32)
-  return np.asarray(style.embed_text([prompt.content]), np.float32)[0]
+    for note in _checked(check_audio, audio, sample_rate, f'The audio prompt {prompt.content}'):
+      say(f'{note} The style is that of silence.')
+    embedding = _checked(style.embed_audio, audio, sample_rate)
+  else:
+    what = f'The prompt {_shortened(prompt.content)}'
+    _checked(check_prompt_text, prompt.content, what)
+    for note in text_notes(prompt.content, style):
+      say(note)
+    embedding = _checked(style.embed_text, [prompt.content])[0]
+  name = f'The style of {_shortened(prompt.content)}'
+  return _checked(check_embeddings, np.asarray(embedding, np.float32), name)
+
+
+def text_notes(text: str, style: Any) -> list[str]:
+  """What a user should know about a text prompt: it is cut, or says nothing to the style model."""
+  vocabulary = getattr(style, 'vocabulary', None)
+  if vocabulary is None:
+    return []
+  kept, shown = vocabulary.num_chars_read(text), _shortened(text)
+  notes = []
+  if kept < len(text):
+    notes.append(f'The style model reads the first {kept} of {len(text)} characters of {shown}.')
+  if not vocabulary.knows(text):
+    notes.append(f'The style model knows no word or letter of {shown}; its style is arbitrary.')
+  return notes

@@ -17,8 +17,9 @@ import jax
 import numpy as np
 
 from inference.prompts import AudioReader, embed_prompts, read_audio_file
-from inference.sampling import SamplingOptions
+from inference.sampling import SamplingOptions, check_seed
 from models import tokens
+from models.musiccoca.inputs import check_audio, check_embeddings
 from models.spec import LiveMusicSpec
 
 UNKNOWN = -1  # A context code that is not there yet.
@@ -128,22 +129,26 @@ class LiveSession:
       read_audio: how audio prompts are read.
 
     Raises:
-      ValueError: the bundle's tokens belong to another codec or style model.
+      ValueError: the bundle's tokens belong to another codec or style model, or a sampling option
+        or the seed is out of range.
     """
     from models.bundle import check_tokens
 
+    check_seed(seed)
     self.bundle = bundle
     self.codec = _load_codec(bundle) if codec is None else codec
     self.style_model = _load_style(bundle) if style is None else style
     check_tokens(bundle, self.codec, self.style_model)
     self.spec: LiveMusicSpec = bundle.spec
     self.sampling = SamplingOptions(temperature, top_k, guidance_weight)
+    if top_k > self.spec.vocab_size:
+      raise ValueError(f'top_k={top_k} is not in 0..{self.spec.vocab_size} (0 allows all).')
     self._read_audio = read_audio
     self.state = SessionState.initial(self.spec, seed)
 
   def reset(self, seed: int | None = None):
     """Forgets what was played; keeps the style. `seed` replaces the session's seed."""
-    seed = self.state.seed if seed is None else seed
+    seed = self.state.seed if seed is None else check_seed(seed)
     self.state = SessionState.initial(self.spec, seed, self.state.style)
 
   def set_style(self, style: np.ndarray | str | Sequence[Any] | None):
@@ -152,6 +157,9 @@ class LiveSession:
     Args:
       style: an embedding [style_dim]; or prompts (see `inference.prompts`), one or several; or
         None for no style.
+
+    Raises:
+      ValueError: a prompt cannot be used, or the embedding has another shape or is not finite.
     """
     if isinstance(style, str):
       style = [style]
@@ -161,6 +169,8 @@ class LiveSession:
       )
     if style is not None and style.shape != (self.spec.style_dim,):
       raise ValueError(f'A style embedding has shape ({self.spec.style_dim},), not {style.shape}.')
+    if style is not None:
+      check_embeddings(style)
     self.state = dataclasses.replace(self.state, style=style)
 
   def continue_audio(self, audio: np.ndarray) -> np.ndarray:
@@ -172,6 +182,10 @@ class LiveSession:
     Returns:
       The audio to play before the next chunk: the given one less what does not fill a codec frame
       and less its last frame, which the next chunk begins with (crossfaded out of the original).
+
+    Raises:
+      ValueError: the audio has another number of channels, is shorter than one frame, has samples
+        that are not finite, or is far beyond full scale.
     """
     spec = self.spec
     frame = spec.samples_per_frame
@@ -181,6 +195,7 @@ class LiveSession:
         f'Audio of shape {audio.shape} cannot be continued; it takes [samples, '
         f'{spec.num_channels}] with at least {frame} samples.'
       )
+    check_audio(audio, spec.sample_rate, 'The audio to go on from', 1 / spec.frame_rate)
     audio = np.asarray(audio[: num_frames * frame], np.float32)
     primed = spec.context_frames + _PRIMING_MARGIN_SECS * spec.frame_rate
     codes = np.asarray(self.codec.encode(audio[-primed * frame :]))[: min(num_frames, primed)]

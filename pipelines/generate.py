@@ -10,8 +10,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from inference import LiveSession, SamplingOptions, parse_prompts
+from inference import LiveSession, PromptError, SamplingOptions, parse_prompts
+from inference.sampling import check_seed
+from models.musiccoca.inputs import MIN_PROMPT_SECS, StyleError, check_audio
 from models.spec import LiveMusicSpec
+
+# 16-bit stereo at 48 kHz fills the 4 GiB of a WAV file in 6.2 h; all of it is held in memory.
+MAX_SECS = 6 * 3600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +49,7 @@ def num_chunks(secs: float, spec: LiveMusicSpec) -> int:
 
 def generate_audio(
   session: LiveSession,
-  prompts: Sequence[str] | np.ndarray | None,
+  prompts: Sequence[Any] | np.ndarray | None,
   secs: float,
   *,
   continue_from: np.ndarray | None = None,
@@ -55,17 +60,17 @@ def generate_audio(
 
   Args:
     session: it is reset first.
-    prompts: as written, or a style embedding, or None for no style.
+    prompts: as written or parsed, or a style embedding, or None for no style.
     secs: seconds to generate; the last chunk is cut.
     continue_from: float32 [samples, channels] at the spec's rate, to go on from.
     progress: False hides the bar.
     on_chunk: called after each chunk, for a bar of the caller's; hides this one.
 
   Raises:
-    ValueError: `secs` is not a number above 0, or a prompt cannot be read.
+    ValueError: `secs` is out of range, or a prompt or the audio to go on from cannot be used.
   """
   spec: LiveMusicSpec = session.spec
-  _check_secs(secs)
+  check_secs(secs)
   session.reset()
   session.set_style(prompts)
   given = np.zeros([0, spec.num_channels], np.float32)
@@ -89,9 +94,19 @@ def generate_audio(
   )
 
 
-def _check_secs(secs: float):
+def check_secs(secs: float):
+  """Refuses a length that cannot be generated.
+
+  Raises:
+    ValueError: `secs` is not a number above 0 and at most `MAX_SECS`.
+  """
   if not 0 < secs < math.inf:
     raise ValueError(f'secs={secs} is not a number above 0.')
+  if secs > MAX_SECS:
+    raise ValueError(
+      f'secs={secs:g} is above {MAX_SECS}: a WAV file of 4 GiB holds {MAX_SECS // 3600} h. '
+      'Generate parts, each with --continue_from the part before.'
+    )
 
 
 def generate_file(
@@ -122,41 +137,83 @@ def generate_file(
     ValueError: a prompt or option cannot be used, or no file can be written at `output`.
   """
   # Say what is wrong before anything slow.
-  _check_secs(secs)
-  if prompts:
-    parse_prompts(prompts)
+  from preprocessing import outputs
+  from preprocessing.audio import WRITABLE_SUFFIXES, write_audio
+
+  check_secs(secs)
+  check_seed(seed)
+  sampling = sampling or SamplingOptions()
+  parsed = parse_prompts(prompts) if prompts else None
   if continue_from is not None and not pathlib.Path(continue_from).is_file():
     raise FileNotFoundError(f'There is no audio file {continue_from} to go on from.')
+  outputs.check_file(output, WRITABLE_SUFFIXES)
+  heard = {
+    prompt.content: read_prompt_audio(prompt.content, 'The audio prompt')
+    for prompt in parsed or ()
+    if prompt.kind == 'audio'
+  }
+  given: Any = None
+  if continue_from is not None:
+    given = read_prompt_audio(continue_from, 'The audio to go on from,', 0)
   from pipelines.checkpoint_sources import load_source
-  from preprocessing.audio import WRITABLE_SUFFIXES, read_audio, write_audio
 
-  output = pathlib.Path(output)
-  if output.suffix.lower() not in WRITABLE_SUFFIXES:
-    raise ValueError(f'{output} does not end in one of {", ".join(WRITABLE_SUFFIXES)}.')
-  if output.is_dir():
-    raise ValueError(f'{output} is a folder; name an audio file.')
-  folder = next(path for path in output.absolute().parents if path.exists())
-  if not folder.is_dir():
-    raise ValueError(f'{output} cannot be written: {folder} is a file.')
   source = load_source(bundle)
-  sampling = sampling or SamplingOptions()
+  spec = source.bundle.spec
+  if given is not None:
+    given = _as_given(*given, spec, continue_from)
   session = LiveSession(
     source.bundle,
     temperature=sampling.temperature,
     top_k=sampling.top_k,
     guidance_weight=sampling.guidance_weight,
     seed=seed,
+    read_audio=heard.__getitem__,
   )
-  given: Any = None
-  if continue_from is not None:
-    given = read_audio(continue_from, sample_rate=session.spec.sample_rate)
-  generation = generate_audio(
-    session, list(prompts) or None, secs, continue_from=given, progress=progress
-  )
-  output.parent.mkdir(parents=True, exist_ok=True)
-  write_audio(output, np.clip(generation.audio, -1, 1), session.spec.sample_rate)
+  generation = generate_audio(session, parsed, secs, continue_from=given, progress=progress)
+  with outputs.whole_file(output) as partial:
+    write_audio(partial, np.clip(generation.audio, -1, 1), spec.sample_rate)
   print(
-    f'{output}: {len(generation.audio) / session.spec.sample_rate:.1f} s, '
+    f'{output}: {len(generation.audio) / spec.sample_rate:.1f} s, '
     f'{generation.real_time_factor:.2f} x real time ({source.name}, seed {seed}).'
   )
   return generation
+
+
+def read_prompt_audio(
+  path: str, what: str = 'The audio prompt', min_secs: float = MIN_PROMPT_SECS
+) -> tuple[np.ndarray, int]:
+  """Audio file -> (float32 [samples, 1 or 2], its sample rate), read as tracks of a corpus are.
+
+  Args:
+    path: of the file.
+    what: it is, for messages; the path follows.
+    min_secs: the shortest.
+
+  Raises:
+    PromptError: it cannot be decoded or used; see `models.musiccoca.inputs.check_audio`.
+  """
+  from preprocessing.audio import AudioError, read_audio, read_header
+
+  try:
+    header = read_header(path)
+    audio = read_audio(path, header.sample_rate, min(header.channels, 2))
+    check_audio(audio, header.sample_rate, f'{what} {path}', min_secs)
+  except AudioError as error:
+    raise PromptError(f'{what} {path} cannot be used: {error}') from error
+  except StyleError as error:
+    raise PromptError(str(error)) from None
+  return audio, header.sample_rate
+
+
+def _as_given(audio: np.ndarray, rate: int, spec: LiveMusicSpec, path: str | None) -> np.ndarray:
+  """Audio to go on from, float32 [samples, channels] of the spec; says where its end is silent."""
+  from preprocessing.audio import mix_channels, resample
+
+  audio = np.ascontiguousarray(resample(mix_channels(audio, spec.num_channels), rate,
+                                        spec.sample_rate))  # fmt: skip
+  heard = audio[-spec.context_frames * spec.samples_per_frame :]
+  what = f'The end of {path}, {len(heard) / spec.sample_rate:.3g} s from which the music goes on,'
+  check_audio(audio, spec.sample_rate, f'The audio to go on from, {path},', 1 / spec.frame_rate)
+  for note in check_audio(heard, spec.sample_rate, what, 0):
+    print(note)
+  return audio

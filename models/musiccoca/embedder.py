@@ -11,6 +11,7 @@ import numpy as np
 import soxr
 
 from models import rvq
+from models.musiccoca.inputs import check_embeddings, check_finite
 from models.musiccoca.vocabulary import TextVocabulary
 from models.spec import LiveMusicSpec
 
@@ -65,6 +66,7 @@ class StyleEmbedder(abc.ABC):
     the unknown id, so a text of them alone says nothing but its length.
 
     Raises:
+      StyleError: a text has a lone surrogate.
       TypeError: a bare string instead of a list.
     """
     return self.embed_ids(*self.vocabulary.encode(texts))
@@ -150,9 +152,10 @@ class StyleEmbedder(abc.ABC):
 
     Raises:
       ValueError: more than two axes, or a channel axis longer than the time axis, or a rate or hop
-        that is not above 0.
+        that is not above 0, or a sample that is not finite.
     """
     audio = np.asarray(audio, np.float32)
+    check_finite(audio, 'The audio', sample_rate)
     if audio.ndim == 2:
       if audio.shape[1] > max(audio.shape[0], 8):
         raise ValueError(f'Audio of shape {audio.shape}: time comes first, then channels.')
@@ -177,8 +180,12 @@ class StyleEmbedder(abc.ABC):
     return windows
 
   def tokenize(self, embeddings: np.ndarray) -> np.ndarray:
-    """Embeddings [..., style_dim] -> style tokens [..., style_rvq_levels] int32, codes 0..1023."""
-    embeddings = jnp.asarray(embeddings, jnp.float32)
+    """Embeddings [..., style_dim] -> style tokens [..., style_rvq_levels] int32, codes 0..1023.
+
+    Raises:
+      StyleError: an embedding is not finite.
+    """
+    embeddings = jnp.asarray(check_embeddings(np.asarray(embeddings, np.float32)))
     return np.asarray(_quantize(embeddings, self._codebooks_on_device), np.int32)
 
   @functools.cached_property

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from models.musiccoca.inputs import StyleError, check_embeddings, check_weights
+
 KINDS = ('linear', 'spherical')
-
-
-class StyleError(ValueError):
-  """Styles that cannot be mixed; the message says why and what would do."""
 
 
 def weighted_mean(embeddings: np.ndarray, weights: Sequence[float] | None = None) -> np.ndarray:
@@ -22,8 +20,8 @@ def weighted_mean(embeddings: np.ndarray, weights: Sequence[float] | None = None
     weights: N numbers from 0 up, not all 0; None for equal ones.
 
   Raises:
-    StyleError: there are no embeddings, their number is not that of the weights, or a weight is
-      negative, not finite, or all are 0.
+    StyleError: there are no embeddings, their number is not that of the weights, a weight is
+      negative, an embedding or a weight is not finite, or all weights are 0.
   """
   embeddings = np.asarray(embeddings, np.float64)
   if embeddings.ndim != 2 or not len(embeddings):
@@ -31,16 +29,9 @@ def weighted_mean(embeddings: np.ndarray, weights: Sequence[float] | None = None
   weights = np.ones(len(embeddings)) if weights is None else np.asarray(weights, np.float64)
   if weights.shape != (len(embeddings),):
     raise StyleError(f'{weights.size} weights are given for {len(embeddings)} embeddings.')
-  if not np.isfinite(weights).all():
-    raise StyleError(f'The weights {weights.tolist()} are not all finite.')
-  if (weights < 0).any():
-    raise StyleError(
-      f'The weight {weights.min():g} is below 0. A style cannot be subtracted, because the mean '
-      'would leave the space that the model was trained on.'
-    )
-  if not weights.sum():
-    raise StyleError('All prompts have the weight 0; at least one must be above 0.')
-  return (weights @ embeddings / weights.sum()).astype(np.float32)
+  shares = check_weights(weights)
+  check_embeddings(embeddings, 'A style of the mix')
+  return (shares @ embeddings).astype(np.float32)
 
 
 def interpolate(
@@ -53,10 +44,13 @@ def interpolate(
     middle is not shorter than its ends.
 
   Raises:
-    StyleError: the fraction is not in 0..1, the kind is unknown, or a spherical path starts or ends
-      at zero or joins opposite directions, between which no turn is the shortest.
+    StyleError: the fraction is not in 0..1, the kind is unknown, a style is not finite, or a
+      spherical path starts or ends at zero or joins opposite directions, between which no turn is
+      the shortest.
   """
   start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)
+  for style in (start, end):
+    check_embeddings(style, 'A style of the path')
   if not 0 <= fraction <= 1:
     raise StyleError(f'The fraction {fraction:g} is not in 0..1.')
   if kind not in KINDS:

@@ -23,6 +23,7 @@ import numpy as np
 from models import assets, tflite
 from models.musiccoca.config import OFFICIAL_NAMES
 from models.musiccoca.embedder import StyleEmbedder
+from models.musiccoca.inputs import check_embeddings
 from models.musiccoca.vocabulary import TextVocabulary
 from models.spec import LiveMusicSpec
 
@@ -175,7 +176,7 @@ class TFLiteMusicCoCa(StyleEmbedder):
 
   def tokenize(self, embeddings: np.ndarray) -> np.ndarray:
     """Embeddings [..., style_dim] -> style tokens [..., style_rvq_levels] int32, codes 0..1023."""
-    embeddings = np.asarray(embeddings, np.float32)
+    embeddings = check_embeddings(np.asarray(embeddings, np.float32))
     quantize, levels = self._file('pretrained_vector_quantizer.tflite'), self.spec.style_rvq_levels
     tokens = [quantize(row)[:levels] for row in embeddings.reshape(-1, embeddings.shape[-1])]
     return np.asarray(tokens, np.int32).reshape(*embeddings.shape[:-1], levels)
@@ -251,7 +252,7 @@ class SavedModelMusicCoCa(StyleEmbedder):
 
     Distances are taken as v1 does: float32 differences, not expanded squares.
     """
-    embeddings = np.asarray(embeddings, np.float32)
+    embeddings = check_embeddings(np.asarray(embeddings, np.float32))
     residual = embeddings.reshape(-1, embeddings.shape[-1]).copy()
     tokens = np.zeros([len(residual), len(self._codebooks)], np.int32)
     for row, rest in enumerate(residual):

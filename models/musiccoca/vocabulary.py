@@ -6,8 +6,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import sentencepiece
 
+from models.musiccoca.inputs import check_unicode
+
 START_ID = 1
 PAD_ID = 0
+_SPACE = '\u2581'  # How pieces write it.
 _REQUIRED_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789#&'+,-./:"
 
 
@@ -31,6 +34,7 @@ class TextVocabulary:
     """Texts -> ids [N, max_text_length] int32, paddings [N, max_text_length] float32 (1 = padding).
 
     Raises:
+      StyleError: a text has a lone surrogate.
       TypeError: a bare string instead of a list.
     """
     if isinstance(texts, str):
@@ -38,10 +42,24 @@ class TextVocabulary:
     ids = np.full([len(texts), self.max_text_length], PAD_ID, np.int32)
     paddings = np.ones(ids.shape, np.float32)
     for row, text in enumerate(texts):
+      check_unicode(text, f'The text {text!a}')
       pieces = self._processor.encode(text.lower())[: self.max_text_length - 1]
       ids[row, : len(pieces) + 1] = [START_ID, *pieces]
       paddings[row, : len(pieces) + 1] = 0
     return ids, paddings
+
+  def num_chars_read(self, text: str) -> int:
+    """Characters of a text whose pieces fit into `max_text_length`; about so, as pieces fold."""
+    pieces = self._processor.encode(text.lower(), out_type=str)
+    if len(pieces) < self.max_text_length:
+      return len(text)
+    return min(len(text), sum(map(len, pieces[: self.max_text_length - 1])))
+
+  def knows(self, text: str) -> bool:
+    """Whether a text has any piece that is not the unknown id."""
+    unknown = self._processor.unk_id()
+    pieces = self._processor.encode(text.lower(), out_type=str)
+    return any(self._processor.piece_to_id(piece) != unknown for piece in pieces if piece != _SPACE)
 
   def decode(self, ids: Sequence[int]) -> str:
     """Ids -> text; start and padding are dropped."""

@@ -59,6 +59,12 @@ def test_parse_audio(tmp_path):
     ('-0.5:drums', 'cannot be subtracted'),
     ('0.3:nowhere/loop.wav', 'there is none at nowhere/loop.wav'),
     ('song.m4a', 'convert it to WAV'),
+    ('organ \udcff', r"'\\udcff' at character 7, which is not valid Unicode"),
+    ('1' + 308 * '0' + '0:organ', 'a weight that no float64 holds'),
+    ('organ\0', 'NUL'),
+    ('x\0.wav', 'there is none'),
+    ('0.5:' + 'x' * 501, '501 characters, longer than 500'),
+    ('preset:', 'is empty'),
   ],
 )
 def test_errors_say_why(text, reason):
@@ -85,7 +91,7 @@ def test_all_zero_and_none_are_refused():
 
 def test_mix_is_the_weighted_mean(tmp_path):
   path = tmp_path / 'loop.wav'
-  soundfile.write(path, np.full([100, 2], 0.5), 8000, subtype='FLOAT')
+  soundfile.write(path, np.full([1000, 2], 0.5), 8000, subtype='FLOAT')
   mixed = embed_prompts(
     ['0.5:abcd', f'1.5:{path}', '2:preset:x'], Style(), presets={'x': [1, 1, 1]}
   )
@@ -104,3 +110,48 @@ def test_a_broken_audio_file_is_named(tmp_path):
   path.write_bytes(b'no audio' * 10)
   with pytest.raises(PromptError, match=r'junk\.wav cannot be decoded'):
     embed_prompts([str(path)], Style())
+
+
+def test_weights_that_overflow_together_are_shares():
+  large = '1' + 308 * '0'
+  mixed = embed_prompts([f'{large}:abcd', f'{large}:ab'], Style())
+  np.testing.assert_array_equal(mixed, [3, 0, 0])
+
+
+def test_nan_never_becomes_a_style(tmp_path):
+  path = tmp_path / 'loop.wav'
+  audio = np.full([8000, 2], 0.5)
+  audio[4000, 1] = np.nan
+  soundfile.write(path, audio, 8000, subtype='FLOAT')
+  with pytest.raises(PromptError, match=r'loop.wav holds NaN.* nan at 0.500 s \(sample 4000 of'):
+    embed_prompts(['organ', str(path)], Style())
+  soundfile.write(path, np.full([100, 2], 0.5), 8000, subtype='FLOAT')
+  with pytest.raises(PromptError, match='0.0125 s of audio; at least 0.1 s'):
+    embed_prompts([str(path)], Style())
+  with pytest.raises(PromptError, match="The style of 'x' has NaN"):
+    embed_prompts(['preset:x'], Style(), presets={'x': [1, np.nan, 1]})
+  with pytest.raises(PromptError, match='A style of the mix has NaN'):
+    weighted_mean(np.full([2, 3], np.inf), [1, 1])
+  with pytest.raises(PromptError, match='not all finite'):
+    weighted_mean(np.ones([2, 3]), [1, np.inf])
+
+
+def test_silence_and_what_the_model_does_not_read_are_told(tmp_path):
+  class Vocabulary:
+    def num_chars_read(self, text):
+      return min(len(text), 4)
+
+    def knows(self, text):
+      return text != '\u97f3'
+
+  style = Style()
+  style.vocabulary = Vocabulary()
+  path = tmp_path / 'rest.wav'
+  soundfile.write(path, np.zeros([8000, 1]), 8000)
+  said = []
+  embed_prompts([str(path), 'drums', '\u97f3', 'bass'], style, say=said.append)
+  assert said == [
+    f'The audio prompt {path} is silent (peak 0 of full scale 1). The style is that of silence.',
+    "The style model reads the first 4 of 5 characters of 'drums'.",
+    "The style model knows no word or letter of '\u97f3'; its style is arbitrary.",
+  ]

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
+import soundfile
 
 from inference import SamplingOptions
 from models.spec import LiveMusicSpec
@@ -103,6 +105,69 @@ def test_what_cannot_be_written_or_continued_stops_before_anything_is_loaded(tmp
     generate_file([], tmp_path / 'a.wav', secs=2, bundle='none', continue_from='nowhere.wav')
   with pytest.raises(ValueError, match='secs=inf'):
     generate_file([], tmp_path / 'a.wav', secs=float('inf'), bundle='none')
+  with pytest.raises(ValueError, match=r'secs=1e\+12 is above 21600'):
+    generate_file([], tmp_path / 'a.wav', secs=1e12, bundle='none')
+  with pytest.raises(ValueError, match='File name too long'):
+    generate_file([], tmp_path / f'{"x" * 300}.wav', secs=2, bundle='none')
+  for seed in (-1, 2**32, 10**20, True):
+    with pytest.raises(ValueError, match=r'seed=.* is not a whole number in 0\.\.4294967295'):
+      generate_file([], tmp_path / 'a.wav', secs=2, bundle='none', seed=seed)
+
+
+@pytest.mark.parametrize(
+  'option, reason',
+  [
+    ({'temperature': 1e-300}, 'temperature=1e-300 is not 0 and below 0.001'),
+    ({'temperature': 1e30}, r'temperature=1e\+30 is above 1000'),
+    ({'guidance_weight': float('nan')}, 'guidance_weight=nan is not a finite'),
+    ({'guidance_weight': 1e300}, r'guidance_weight=1e\+300 is above 1000'),
+    ({'top_k': -1}, 'top_k=-1 is not a finite number of at least 0'),
+  ],
+)
+def test_sampling_options_have_ranges(option, reason):
+  with pytest.raises(ValueError, match=reason):
+    SamplingOptions(**option)
+
+
+def spoiled(path, value):
+  audio = np.full([48_000, 2], 0.1)
+  audio[24_000, 1] = value
+  soundfile.write(path, audio, 48_000, subtype='FLOAT')
+  return str(path)
+
+
+@pytest.mark.parametrize('value, reason', [
+  (np.nan, r'.*holds NaN .* nan at 0.500 s \(sample 24000 of channel 2\)'),
+  (-np.inf, '.*holds NaN or infinite'),
+  (1e30, '.*has a peak of 1e'),
+])  # fmt: skip
+def test_spoiled_audio_is_refused_by_name_and_nothing_is_written(tmp_path, value, reason):
+  path, output = spoiled(tmp_path / 'in.wav', value), tmp_path / 'out.wav'
+  with pytest.raises(ValueError, match=f'The audio prompt .*in.wav{reason}'):
+    generate_file([path], output, secs=2, bundle='none')
+  with pytest.raises(ValueError, match=f'The audio to go on from, .*in.wav{reason}'):
+    generate_file([], output, secs=2, bundle='none', continue_from=path)
+  assert not output.exists()
+
+
+def test_an_output_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
+  def fails(path, audio, rate):
+    path.write_text('half')
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr('preprocessing.audio.write_audio', fails)
+  monkeypatch.setattr(
+    'pipelines.generate.generate_audio',
+    lambda *_, **__: Generation(np.zeros([10, 2]), 0, [1.0], 2.0),
+  )
+  source = types.SimpleNamespace(bundle=types.SimpleNamespace(spec=SPEC), name='toy')
+  monkeypatch.setattr('pipelines.checkpoint_sources.load_source', lambda _: source)
+  monkeypatch.setattr('pipelines.generate.LiveSession', lambda *_, **__: Session())
+  (tmp_path / 'out.wav').write_text('old')
+  with pytest.raises(ValueError, match='out.wav cannot be written: No space left.*make room'):
+    generate_file([], tmp_path / 'out.wav', secs=2)
+  assert [p.name for p in tmp_path.iterdir()] == ['out.wav']
+  assert (tmp_path / 'out.wav').read_text() == 'old'
 
 
 def test_bad_prompts_stop_before_anything_is_loaded():
