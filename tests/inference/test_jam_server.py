@@ -48,7 +48,7 @@ def say_hello(socket, **fields):
 
 @pytest.fixture(scope='module')
 def server():
-  with running_server(Limits(max_players=4, hello_secs=1.0)) as server:
+  with running_server(Limits(max_players=4, hello_secs=600.0)) as server:
     yield server
 
 
@@ -155,8 +155,10 @@ def test_a_huge_message_is_cut_off_unread(server):
     assert closed.value.rcvd is None or closed.value.rcvd.code == 1009
 
 
-def test_too_many_messages_end_it(server):
-  with connect(address(server), proxy=None) as socket:
+def test_too_many_messages_end_it():
+  # A bucket that does not refill while the test runs, however slow the machine is.
+  limits = Limits(messages_per_sec=1e-6)
+  with running_server(limits) as server, connect(address(server), proxy=None) as socket:
     say_hello(socket)
     with pytest.raises(ConnectionClosed) as closed:
       for _ in range(1000):
@@ -172,17 +174,24 @@ def test_too_many_messages_end_it(server):
     ('{"type":"play"}', 'first message must be hello'),
     ('{"type":"hello","protocol":2}', 'protocol 1, not 2'),
     ('x', 'must be JSON'),
-    (None, 'no hello came'),
   ],
 )
 def test_who_does_not_say_hello_is_let_go(server, first, says):
   with connect(address(server), proxy=None) as socket:
-    if first:
-      socket.send(first)
+    socket.send(first)
     with pytest.raises(ConnectionClosed) as closed:
       socket.recv(timeout=60)
     assert closed.value.rcvd.code == protocol.CLOSE_NO_HELLO
     assert says in closed.value.rcvd.reason
+
+
+def test_who_says_nothing_is_let_go():
+  limits = Limits(hello_secs=0.1)
+  with running_server(limits) as server, connect(address(server), proxy=None) as socket:
+    with pytest.raises(ConnectionClosed) as closed:
+      socket.recv(timeout=60)
+    assert closed.value.rcvd.code == protocol.CLOSE_NO_HELLO
+    assert 'no hello came' in closed.value.rcvd.reason
 
 
 def test_when_all_places_are_taken_the_next_is_told(server):
@@ -280,16 +289,13 @@ def test_many_connections_leave_nothing_behind(server, many):
   tracemalloc.start()
   before = tracemalloc.take_snapshot()
   come_and_go(many)
-  deadline = time.monotonic() + 20
-  while server.status()['connections'] and time.monotonic() < deadline:
-    time.sleep(0.05)
+  eventually(lambda: not server.status()['connections'])
   gc.collect()
   after = tracemalloc.take_snapshot()
   tracemalloc.stop()
   grown = sum(entry.size_diff for entry in after.compare_to(before, 'filename'))
   assert grown < 1_000_000, f'{grown} bytes'
   assert threading.active_count() <= threads + 4
-  assert server.status()['connections'] == 0
   assert len(server.players.all()) <= 4
 
 

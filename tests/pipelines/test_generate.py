@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 import types
 
 import numpy as np
@@ -78,12 +77,10 @@ def test_no_length_is_refused(secs):
     generate_audio(Session(), None, secs, progress=False)
 
 
-def test_help_is_quick_and_names_the_true_defaults():
-  start = time.perf_counter()
+def test_help_names_the_true_defaults():
   done = subprocess.run(
     [sys.executable, 'generate.py', '--help'], capture_output=True, text=True, check=False
   )
-  assert time.perf_counter() - start < 10  # 0.1 s where nothing else runs.
   options = SamplingOptions()
   text = ' '.join(done.stdout.split())
   for value in (options.temperature, options.top_k, options.guidance_weight):

@@ -3,7 +3,6 @@
 import pathlib
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -213,11 +212,9 @@ def test_help_imports_nothing_heavy():
     'heavy = {"jax", "numpy", "tensorflow", "gin"} & set(sys.modules)\n'
     'sys.exit(str(heavy) if heavy else 0)'
   )
-  start = time.monotonic()
   done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   assert '--gin_file' in done.stdout
-  assert time.monotonic() - start < 20  # 0.3 s where nothing else runs.
 
 
 def test_a_mistyped_macro_ends_train_py_before_any_work(tmp_path):

@@ -2,7 +2,8 @@
 
 Every line of the standard input is a job in JSON, made by a process of its own, forked from this
 one so that imports are paid for once. On the standard output stands the process id of each, then
-`batch <index>` for every batch made, and its exit status on a line of its own.
+`batch <index>` for every batch made, `saving <name>` for every save that is held (see
+`hold_saves`), and its exit status on a line of its own.
 """
 
 import json
@@ -17,6 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
+from orbax.checkpoint._src.path import atomicity  # noqa: E402
 
 from models.depthformer import DepthformerConfig, DepthformerModel  # noqa: E402
 from models.spec import LiveMusicSpec  # noqa: E402
@@ -85,9 +87,31 @@ class Watched:
       yield batch
 
 
+def hold_saves(first_step: int, gate: str):
+  """Saves from `first_step` on say so and take their final name once the file `gate` is there."""
+  finalize = atomicity.AtomicRenameTemporaryPath.finalize
+
+  async def held(self, *args, **kwargs):
+    name = self.get_final().name
+    if name.startswith('checkpoint_') and int(name.removeprefix('checkpoint_')) >= first_step:
+      os.write(1, f'saving {name}\n'.encode())
+      while not os.path.exists(gate):
+        time.sleep(0.001)
+    return await finalize(self, *args, **kwargs)
+
+  atomicity.AtomicRenameTemporaryPath.finalize = held
+
+
 def train(
-  records_dir: str, model_dir: str, total_steps: int, language_model: bool, pause_secs: float
+  records_dir: str,
+  model_dir: str,
+  total_steps: int,
+  language_model: bool,
+  pause_secs: float,
+  hold_from: int | None = None,
 ):
+  if hold_from is not None:
+    hold_saves(hold_from, f'{model_dir}.gate')
   folder = pathlib.Path(records_dir)
   if folder.exists():
     files = {'train': sorted(str(path) for path in folder.iterdir())}

