@@ -46,6 +46,7 @@ def evaluate(
   options: EvaluationOptions | None = None,
   budget: str | None = None,
   operative_config: Callable[[], str] | None = None,
+  began: float | None = None,
   title: str = 'Live music models, measured',
 ) -> Report:
   """Runs all stages and writes `output_dir`/report.html, report.json, samples.csv, audio/.
@@ -60,6 +61,7 @@ def evaluate(
     options: how much is measured.
     budget: time such as '2min', by which the numbers of samples are picked; None keeps them.
     operative_config: gives the gin text that the report shows.
+    began: `time.perf_counter()` where the command began, from which the budget counts; None: now.
     title: of the report.
 
   Raises:
@@ -69,7 +71,7 @@ def evaluate(
       the budget is no time.
   """
   options = options or EvaluationOptions()
-  limit = Budget(budget)
+  limit = Budget(budget, began)
   report = Report(title, datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d %H:%M UTC'))
   report.operative_config = operative_config() if operative_config else ''
   folder = pathlib.Path(output_dir).expanduser()

@@ -23,16 +23,24 @@ _FIXED_CLIPS, _RESERVE = 20, 0.85
 
 
 class Budget:
-  """Counts from its making on.
+  """Time that a report may take, counted from the start of its command.
 
   Attributes:
-    secs: of the budget; None for none.
+    secs: seconds of the budget; None for none.
   """
 
-  def __init__(self, text: str | None):
-    """Raises ValueError where the text is no time."""
+  def __init__(self, text: str | None, began: float | None = None):
+    """Starts to count.
+
+    Args:
+      text: a time such as '2min'; None for no budget.
+      began: `time.perf_counter()` where the command began, so that imports count; None: now.
+
+    Raises:
+      ValueError: the text is not a time.
+    """
     self.secs = None if text is None else parse_secs(text)
-    self._start = time.perf_counter()
+    self._start = time.perf_counter() if began is None else began
 
   def pick(self, bench: Bench, report: Report) -> EvaluationOptions:
     """The options of the bench, with counts that fit into what is left; said in `report.budget`."""

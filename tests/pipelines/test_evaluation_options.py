@@ -1,7 +1,10 @@
 """What a budget makes of the numbers of samples."""
 
+import types
+
 import pytest
 
+from pipelines import evaluation_budget
 from pipelines.evaluation_options import (
   Costs,
   EvaluationOptions,
@@ -48,6 +51,27 @@ def test_a_budget_is_filled_and_not_passed(secs):
   options, _ = fit_budget(EvaluationOptions(), COSTS, secs, **COUNTED)
   expected = expected_secs(options, COSTS, **COUNTED)
   assert 0.7 * secs < expected <= secs * 1.02
+
+
+def test_a_budget_counts_from_where_the_command_began(monkeypatch):
+  spec = types.SimpleNamespace(chunk_secs=2.0)
+  bench = types.SimpleNamespace(options=EvaluationOptions(), spec=spec, sources=[None])
+  monkeypatch.setattr(evaluation_budget, 'measure_costs', lambda bench: COSTS)
+  monkeypatch.setattr(evaluation_budget, 'NUM_ANCHORS', 8)
+  clock = types.SimpleNamespace(perf_counter=lambda: 1000.0)
+  monkeypatch.setattr(evaluation_budget, 'time', clock)
+  reserve = evaluation_budget._RESERVE
+
+  def picked(**began):
+    report = types.SimpleNamespace(budget=[])
+    return evaluation_budget.Budget('300s', **began).pick(bench, report)
+
+  def fitting(secs):
+    return fit_budget(EvaluationOptions(), COSTS, secs, **COUNTED)[0]
+
+  assert picked() == fitting(300 * reserve)
+  assert picked(began=900.0) == fitting(300 * reserve - 100)
+  assert picked().num_examples > picked(began=900.0).num_examples
 
 
 def test_more_time_gives_more_samples_and_narrower_intervals():
