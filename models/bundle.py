@@ -94,7 +94,7 @@ def save_bundle(
   if bundle.presets:
     presets = {'presets': bundle.presets}
     weights.save(partial / 'presets.safetensors', presets, {'kind': 'presets'}, np.float32)
-  else:
+  elif (directory / 'spec.json').is_file():  # Then they are an earlier bundle's.
     (directory / 'presets.safetensors').unlink(missing_ok=True)
   _write_json(partial / 'card.json', bundle.card)
   _write_json(partial / 'spec.json', description)

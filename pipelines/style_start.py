@@ -43,7 +43,8 @@ class StyleStart:
     folder_marker.mark(folder, 'run')
     matrix = folder / MEL_MATRIX_FILE
     if self.mel_matrix is None:
-      matrix.unlink(missing_ok=True)
+      if (folder / VOCABULARY_FILE).is_file():  # Then it is an earlier start's.
+        matrix.unlink(missing_ok=True)
     else:
       content = io.BytesIO()
       np.save(content, self.mel_matrix)

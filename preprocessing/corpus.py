@@ -137,6 +137,7 @@ class PrepareOptions:
     self.clips.check()
     if self.output.exists() and not self.output.is_dir():
       raise ValueError(f'output_dir={self.output_dir} is a file.')
+    dataset.check_place(self.dataset_dir)
 
 
 @dataclasses.dataclass(frozen=True)

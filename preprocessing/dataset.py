@@ -9,12 +9,15 @@ from __future__ import annotations
 import collections
 import hashlib
 import json
+import re
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
 from tqdm import tqdm
 
+from models import folder_marker
 from preprocessing import features, manifest, parts, shards, units, work
 
 if TYPE_CHECKING:
@@ -25,6 +28,15 @@ PLANS_DIR = 'plans'
 # Outcomes that another run may turn into tokens.
 _WORTH_ANOTHER_TRY = ('failed', 'unreadable', 'changed')
 _BUILDING = 'BUILDING'
+_COMPLETED = 'COMPLETED'
+_KIND = 'records'
+_HASH_DIGITS = 12
+# Files of a data set: ours, and those of its TFDS description.
+_OWN_NAME = re.compile(
+  r'.+-(train|validation|test)\.tfrecord-\d{5,}-of-\d{5,}'
+  rf'|(dataset_info|features|stats)\.json|{re.escape(manifest.MANIFEST_FILE)}'
+  rf'|{_COMPLETED}|{_BUILDING}|{re.escape(folder_marker.MARKER_FILE)}'
+)
 
 
 def tokenize(
@@ -155,7 +167,7 @@ def write_dataset(
   records.write_json(building / records.STATS_FILE, stats)
   for path in building.iterdir():
     # Left by writers that were killed.
-    if path.name.startswith('.') or path.name == _BUILDING:
+    if parts.is_temporary(path.name) or path.name == _BUILDING:
       path.unlink()
   records.write_json(building / records.COMPLETION_MARKER, {'fingerprint': stats['fingerprint']})
   _put_in_place(building, final)
@@ -222,37 +234,89 @@ def _refuse_missing(missing: Sequence[str], asked: int):
     )
 
 
+def check_place(folder: epath.PathLike):
+  """Raises ValueError where a folder that Woodshed did not make stands in a data set's place."""
+  place = epath.Path(folder)
+  if not place.exists() or folder_marker.kind_of(place) or (place / _COMPLETED).exists():
+    return
+  foreign = _foreign_names(place)
+  if foreign:
+    raise ValueError(
+      f'{place} holds {foreign[0]}, which Woodshed did not write, and the data set would take its '
+      'place. Move that folder away, or give another --output_dir, --name or --version.'
+    )
+
+
 def _building_folder(final: epath.Path, wanted: str) -> epath.Path:
   """Where the data set of this fingerprint is made; shards of another one are not in it."""
   if parts.is_local(final):
-    building = final.with_name(f'.{final.name}.{wanted[:12]}')
-    building.mkdir(parents=True, exist_ok=True)
+    building = final.with_name(f'.{final.name}.{wanted[:_HASH_DIGITS]}')
+    folder_marker.mark(building, _KIND)
     return building
   mark = final / _BUILDING
   if not mark.exists() or mark.read_text() != wanted:
     if final.exists():
-      final.rmtree()
-    final.mkdir(parents=True, exist_ok=True)
+      _clear(final)
+    folder_marker.mark(final, _KIND)
     mark.write_text(wanted)
   return final
 
 
 def _put_in_place(building: epath.Path, final: epath.Path):
+  """Renames what was built, and removes what it takes the place of.
+
+  Files of a user's own in the earlier data set move into the new one.
+  """
   if building == final:
     return
   if final.exists():
     old = final.with_name(f'.{final.name}.old')
     if old.exists():
-      old.rmtree()
+      _remove(old)
     final.rename(old)
   building.rename(final)
-  # What was being built from an earlier state of the corpus and never finished.
-  for stale in final.parent.glob(f'.{final.name}.*'):
-    stale.rmtree(missing_ok=True)
+  # What is replaced, or was being built from an earlier state of the corpus and never finished.
+  made = re.compile(rf'\.{re.escape(final.name)}\.([0-9a-f]{{{_HASH_DIGITS}}}|old)')
+  for path in list(final.parent.iterdir()):
+    if made.fullmatch(path.name):
+      _remove(path, final if path.name.endswith('.old') else None)
+
+
+def _remove(folder: epath.Path, heir: epath.Path | None = None):
+  """Removes a folder of records; what Woodshed did not write in it goes to `heir`, or stays."""
+  for name in _clear(folder):
+    if heir is not None and not (heir / name).exists():
+      (folder / name).rename(heir / name)
+      print(f'{heir / name} is kept: Woodshed did not write it.', file=sys.stderr)
+  if {path.name for path in folder.iterdir()} <= {folder_marker.MARKER_FILE}:
+    (folder / folder_marker.MARKER_FILE).unlink(missing_ok=True)
+    folder.rmdir()
+  else:
+    print(f'{folder} is left: it holds files that Woodshed did not write.', file=sys.stderr)
+
+
+def _clear(folder: epath.Path) -> list[str]:
+  """Removes the files of a data set; returns the names of what else is there but for the marker."""
+  foreign = _foreign_names(folder)
+  for path in list(folder.iterdir()):
+    if path.name not in (*foreign, folder_marker.MARKER_FILE):
+      path.unlink()
+  return foreign
+
+
+def _foreign_names(folder: epath.Path) -> list[str]:
+  """What lies in a folder and has no name that a file of a data set has, sorted."""
+  if not folder.is_dir():
+    return [folder.name]
+  return sorted(
+    path.name
+    for path in folder.iterdir()
+    if path.is_dir() or not (_OWN_NAME.fullmatch(path.name) or parts.is_temporary(path.name))
+  )
 
 
 def _completed_fingerprint(folder: epath.Path) -> str | None:
   try:
-    return json.loads((folder / 'COMPLETED').read_text())['fingerprint']
+    return json.loads((folder / _COMPLETED).read_text())['fingerprint']
   except (FileNotFoundError, json.JSONDecodeError, KeyError):
     return None

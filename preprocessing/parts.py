@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 import time
@@ -30,6 +31,8 @@ from preprocessing.quality import QualityLimits
 _FORMAT = 2
 _DTYPES = {'U16': '<u2', 'F32': '<f4', 'F64': '<f8'}
 _READERS = 32
+# What `atomic_file` calls a file until it is whole.
+_TEMPORARY = re.compile(r'\..+\.[0-9a-f]{12}')
 # A temporary file that nobody has touched for so long was left by a run that was killed.
 _STALE_SECS = 3600
 
@@ -214,7 +217,12 @@ def remove_stale(directory: epath.PathLike):
   if not is_local(directory):
     return
   newest = time.time() - _STALE_SECS
-  for path in pathlib.Path(directory).glob('*/.*.*'):
+  for path in pathlib.Path(directory).glob('[0-9a-f][0-9a-f]/.*'):
     with contextlib.suppress(FileNotFoundError):
-      if path.stat().st_mtime < newest:
+      if is_temporary(path.name) and path.stat().st_mtime < newest:
         path.unlink()
+
+
+def is_temporary(name: str) -> bool:
+  """Whether a file's name is one that `atomic_file` gives until the file is whole."""
+  return _TEMPORARY.fullmatch(name) is not None

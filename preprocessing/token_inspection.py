@@ -42,7 +42,8 @@ def find_shards(data: epath.PathLike, split: str | None = None) -> list[epath.Pa
     raise FileNotFoundError(f'{path} is neither a shard nor a folder.')
   if not path.is_dir():
     return [path]
-  folders = [path, *path.glob('*/*')]
+  # No patterns: a folder's name may hold what is one.
+  folders = [path, *(inner for child in _folders(path) for inner in _folders(child))]
   found = [folder for folder in folders if (folder / records.COMPLETION_MARKER).exists()]
   if len(found) != 1:
     raise ValueError(f'{path} holds {len(found)} finished data sets, name one: {found}.')
@@ -53,6 +54,12 @@ def find_shards(data: epath.PathLike, split: str | None = None) -> list[epath.Pa
       if split:
         raise
   raise ValueError(f'{found[0]} has no shards.')
+
+
+def _folders(path: epath.Path) -> list[epath.Path]:
+  """The folders in a folder, sorted; hidden ones are data sets in the making."""
+  shown = (child for child in path.iterdir() if not child.name.startswith('.'))
+  return sorted(child for child in shown if child.is_dir())
 
 
 def statistics(shard: epath.Path) -> dict[str, Any]:
