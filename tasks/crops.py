@@ -185,22 +185,47 @@ def random_crop(
   return {**example, 'inputs': inputs}
 
 
+def num_fixed_crops(codes: tf.Tensor, crops_per_clip: int, spec: LiveMusicSpec) -> tf.Tensor:
+  """How many fixed crops a clip has, scalar int32: no more than it has different places for them.
+
+  A short clip given several times would weigh as much in a loss as that many clips.
+
+  Args:
+    codes: int32 [frames, levels].
+    crops_per_clip: wanted.
+    spec: token layout.
+  """
+  return tf.minimum(crops_per_clip, _last_fixed_start(codes, spec)[0] + 1)
+
+
+def _last_fixed_start(codes: tf.Tensor, spec: LiveMusicSpec) -> tuple[tf.Tensor, tf.Tensor]:
+  """The last whole second at which a fixed crop may start, and its seconds of context."""
+  grid = CropGrid.of(spec)
+  clip_secs = tf.shape(codes)[0] // grid.frame_rate
+  prompt = prompt_secs(tf.constant(grid.context_secs), clip_secs, spec)
+  return clip_secs - (prompt + grid.chunk_secs), prompt
+
+
 def fixed_crop(
   codes: tf.Tensor,
   style_tokens: tf.Tensor,
   number: tf.Tensor,
-  crops_per_clip: int,
+  num_crops: tf.Tensor | int,
   spec: LiveMusicSpec,
 ) -> dict[str, tf.Tensor]:
-  """Crop `number` of `crops_per_clip` evenly spaced ones, each with as much context as there is.
+  """Crop `number` of `num_crops` evenly spaced ones, each with as much context as there is.
+
+  Args:
+    codes: int32 [frames, >= target_levels]; at least one chunk long.
+    style_tokens: int32 [windows, >= style_levels].
+    number: scalar int32 in 0..num_crops - 1.
+    num_crops: at most `num_fixed_crops`, or crops are equal.
+    spec: token layout.
 
   Returns:
     'inputs' and 'targets' of `build_example`; nothing is masked but missing context.
   """
-  grid = CropGrid.of(spec)
-  clip_secs = tf.shape(codes)[0] // grid.frame_rate
-  prompt = prompt_secs(tf.constant(grid.context_secs), clip_secs, spec)
-  last = clip_secs - (prompt + grid.chunk_secs)
-  start = last * number // max(1, crops_per_clip - 1)
-  frame_rate = grid.frame_rate
+  last, prompt = _last_fixed_start(codes, spec)
+  start = last * number // tf.maximum(1, num_crops - 1)
+  frame_rate = CropGrid.of(spec).frame_rate
   return build_example(codes, style_tokens, prompt * frame_rate, start * frame_rate, spec)

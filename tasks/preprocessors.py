@@ -91,20 +91,24 @@ def random_crops(
 
 
 def fixed_crops(crops_per_clip: int, spec: LiveMusicSpec):
-  """Clips -> `crops_per_clip` examples each, the same ones always; their index counts examples."""
+  """Clips -> up to `crops_per_clip` examples each, all different, the same ones always.
+
+  Crop k of clip i has the index i * crops_per_clip + k; a clip too short for `crops_per_clip`
+  different places gives fewer examples, and its last indices are left out.
+  """
 
   def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    def crop(clip, number):
-      example = crops.fixed_crop(
-        clip['acoustic_tokens'], clip['style_tokens'], tf.cast(number, tf.int32),
-        crops_per_clip, spec,
-      )  # fmt: skip
-      index = clip['index'] * crops_per_clip + number
-      return {**example, 'index': index, 'epoch': clip['epoch']}
-
     def all_crops(clip):
-      numbers = tf.data.Dataset.range(crops_per_clip)
-      return numbers.map(lambda number: crop(clip, number))
+      codes = clip['acoustic_tokens']
+      num_crops = crops.num_fixed_crops(codes, crops_per_clip, spec)
+
+      def crop(number):
+        place = tf.cast(number, tf.int32)
+        example = crops.fixed_crop(codes, clip['style_tokens'], place, num_crops, spec)
+        index = clip['index'] * crops_per_clip + number
+        return {**example, 'index': index, 'epoch': clip['epoch']}
+
+      return tf.data.Dataset.range(tf.cast(num_crops, tf.int64)).map(crop)
 
     return dataset.flat_map(all_crops)
 

@@ -25,7 +25,7 @@ class TaskInfo:
   Attributes:
     name: in SeqIO's registry.
     spec: token layout.
-    examples_per_record: examples that one record gives in one epoch.
+    examples_per_record: most examples that one record gives in one epoch.
     settings: what the task was registered with; a second registration must agree.
   """
 
@@ -95,7 +95,8 @@ def live_music_eval_task(
 ) -> str:
   """Registers the evaluation task: fixed, evenly spaced crops of each clip, nothing dropped.
 
-  Args and errors are those of `live_music_task`; `crops_per_clip` examples come from each clip.
+  Args and errors are those of `live_music_task`; `crops_per_clip` examples come from each clip that
+  has so many different places for them, fewer from a short one.
   """
   if crops_per_clip < 1:
     raise ValueError(f'crops_per_clip={crops_per_clip} must be at least 1.')

@@ -12,10 +12,12 @@ _CONVERTED = {'inputs': 'encoder_input_tokens', 'targets': 'decoder_target_token
 
 
 def num_examples(task_name: str, split: str) -> int:
-  """Examples in one epoch of a split."""
-  info = registry.task_info(task_name)
-  source = seqio.TaskRegistry.get(task_name).source
-  return source.num_input_examples(split) * info.examples_per_record
+  """Examples in one epoch of a split; of an evaluation task they are counted by reading it."""
+  if registry.task_info(task_name).examples_per_record == 1:
+    return seqio.TaskRegistry.get(task_name).source.num_input_examples(split)
+  # A short clip gives fewer examples, and its length stands in its record.
+  examples = example_dataset(task_name, split, seed=0, num_epochs=1)
+  return int(examples.reduce(np.int64(0), lambda count, _: count + 1))
 
 
 def example_dataset(
@@ -43,8 +45,8 @@ def example_dataset(
   info = registry.task_info(task_name)
   if info.examples_per_record != 1 and (num_hosts != 1 or start_example):
     raise ValueError(
-      f'{task_name!r} gives {info.examples_per_record} examples per record; it is read from its '
-      'start by one host.'
+      f'{task_name!r} gives up to {info.examples_per_record} examples per record; it is read '
+      'from its start by one host.'
     )
   task = seqio.TaskRegistry.get(task_name)
   records = task.source.stream(

@@ -13,7 +13,7 @@ import seqio
 import tensorflow as tf
 
 from models.spec import LiveMusicSpec
-from tasks import crops, registry, source, stream
+from tasks import crops, preprocessors, registry, source, stream
 
 SPEC = LiveMusicSpec()
 NUM_RECORDS = 11
@@ -201,12 +201,15 @@ def test_standard_seqio_call_crops_anew_each_epoch(task):
 
 def test_eval_crops_are_fixed_and_the_last_batch_is_filled(folder):
   task = registry.live_music_eval_task(folder, crops_per_clip=3)
-  assert stream.num_examples(task, 'train') == 33
+  # Clips of 30 and 15 s have three places, those of 4 and 2 s have one.
+  places = {0: 3, 1: 3, 2: 1, 3: 1}
+  numbers = [3 * i + k for i in range(NUM_RECORDS) for k in range(places[i % 4])]
+  assert stream.num_examples(task, 'train') == len(numbers) == 23
   batches = list(stream.token_batches(task, 'train', 8, 0, num_epochs=1))
-  assert len(batches) == 5
+  assert len(batches) == 3
   index = _joined(batches, 'index')
-  np.testing.assert_array_equal(index, [*range(33), *[-1] * 7])
-  assert (batches[-1]['decoder_target_tokens'][1:] == SPEC.pad_id).all()
+  np.testing.assert_array_equal(index, [*numbers, -1])
+  assert (batches[-1]['decoder_target_tokens'][7:] == SPEC.pad_id).all()
   again = list(stream.token_batches(task, 'train', 8, 99, num_epochs=1))
   np.testing.assert_array_equal(
     _joined(batches, 'encoder_input_tokens'), _joined(again, 'encoder_input_tokens')
@@ -216,8 +219,28 @@ def test_eval_crops_are_fixed_and_the_last_batch_is_filled(folder):
     expected = codes[start_secs * 25 : start_secs * 25 + 50, :16]
     got = batches[0]['decoder_target_tokens'][number].reshape(50, 16)
     np.testing.assert_array_equal(got - 2 - 1024 * np.arange(16), expected)
-  known = _joined(batches, 'encoder_input_tokens')[:33]
+  known = _joined(batches, 'encoder_input_tokens')[:23]
   assert (known[:, 1000:] != SPEC.mask_id).all()
+
+
+@pytest.mark.parametrize(
+  'secs, starts', [(2, [0]), (4, [2]), (12, [10]), (13, [10, 11]), (14, [10, 11, 12]),
+                   (30, [10, 19, 28])],
+)  # fmt: skip
+def test_no_two_fixed_crops_of_a_clip_are_equal(secs, starts):
+  """A tail clip of 4 s has one target with all the context that it has, not the same one thrice."""
+  codes = np.arange(25 * secs, dtype=np.int32)[:, None] % 1024 + np.zeros([1, 16], np.int32)
+  clip = {
+    'acoustic_tokens': codes, 'style_tokens': np.zeros([3, 12], np.int32),
+    'index': np.int64(7), 'epoch': np.int64(0),
+  }  # fmt: skip
+  clips = tf.data.Dataset.from_tensors(clip)
+  examples = list(preprocessors.fixed_crops(3, SPEC)(clips).as_numpy_iterator())
+  assert [int(example['targets'][0] - 2) // 25 for example in examples] == starts
+  assert [int(example['index']) for example in examples] == [21, 22, 23][: len(starts)]
+  context = min(10, starts[0]) * 25 * 4
+  for example in examples:
+    assert (example['inputs'][:1000] != SPEC.mask_id).sum() == context
 
 
 def test_registering_twice_is_harmless_but_not_with_other_settings(folder):
