@@ -1,13 +1,17 @@
-"""Audio fingerprints: which files are the same recording in another coding, level, rate or cut.
+"""Audio fingerprints: a sample of a recording's landmarks that survives coding, cuts and speed.
 
-Landmarks in the manner of Wang (2003, "An Industrial-Strength Audio Search Algorithm") with three
-peaks each, as Six and Leman's Panako (2014) has them: local maxima of the log spectrogram are
-joined to triples of nearby peaks, a triple's two time steps and three frequencies make a hash, and
-two recordings are the same where many equal hashes lie at one time offset. Peaks are local, so
-level does not matter; times are relative, so a trimmed start does not matter. Another performance
-of a work, or another work of the same instruments, has other peaks.
+Landmarks in the manner of Wang (2003, "An Industrial-Strength Audio Search Algorithm"), made
+independent of pitch and tempo as by Six and Leman (2014, "Panako") and Sonnleitner and Widmer
+(2016, "Robust Quad-Based Audio Fingerprinting"): local maxima of the log spectrogram are joined to
+quads, an anchor with three later peaks. What is hashed of a quad are the three intervals in half
+semitones and the ratios of the three steps in time, which another speed, tempo or key leaves as
+they are, and the anchor's pitch and the quad's length in steps so coarse that a change of a few
+per cent seldom crosses one.
 
-A file keeps a sketch: the `SKETCH_SIZE` smallest hashes, a sample that every file draws alike.
+A recording keeps every landmark whose hash is below a fixed value, one of `SAMPLING`: the same
+landmarks are kept of a song, of an excerpt of it and of a disc that holds it, and the number grows
+with the length. Short recordings keep `LEAST` landmarks, by a higher limit that is kept with them.
+`same_recordings` compares fingerprints.
 """
 
 import base64
@@ -18,32 +22,44 @@ import numpy as np
 import soxr
 from scipy import ndimage
 
+# Changes whenever another version would make other landmarks or another text of the same audio.
+VERSION = 2
+
+FRAME_SECS = 256 / 11_025
+# One landmark of so many is kept, and of a short recording as many as this.
+SAMPLING = 64
+LEAST = 512
+# The highest hash plus one: hashes have 40 bits.
+NO_LIMIT = 2**40
+
 _RATE = 11_025
 _WINDOW = 1024
 _HOP = 256
 _LOW_HZ, _HIGH_HZ = 100, 4500
 # A peak is the maximum of this many frames x bins around it: 0.26 s, 160 Hz.
 _NEIGHBOURHOOD = (11, 15)
-_PEAKS_PER_SEC = 16
+# A peak counts if fewer than `_PEAKS` stronger ones lie within half a second before or after it.
+_PEAKS = 16
+_PEAKS_FRAMES = round(0.5 * _RATE / _HOP)
 # Peaks this far (natural log of magnitude) below the loudest of their chunk are noise.
 _PEAK_RANGE = 9.0
 _CHUNK_SECS = 30
-# A peak is joined with pairs of the next five that lie 2 frames to 1.5 s later, within 128 bins.
-_FAN_OUT = 5
+# A peak is joined with all triples of the next six that lie 2 frames to 1.5 s later and within two
+# octaves; they are looked for among the next 18.
+_FAN_OUT = 6
+_REACH = 18
 _MIN_STEP, _MAX_STEP = 2, 64
-# Steps in time are hashed in units of so many frames: a cut between two frames moves peaks by one.
-_STEP_FRAMES = 4
-_MAX_BINS = 128
-SKETCH_SIZE = 512
-# Of 404 rendered tracks of 24 s and 28 recodings of four of them, pairs of one recording share
-# 0.110 or more; other pairs, of the same composer and instruments, at most 0.034, but for one of
-# beatless drones with 0.055 (docs/manifest.md).
-MIN_SHARE = 0.08
-MIN_HITS = 8
-# Hashes that more recordings than this have in common (one drum loop) say nothing.
-_MAX_RECORDINGS = 64
-# Offsets may differ by a hop between two codings.
-_OFFSET_SLACK = 1
+_MAX_SEMITONES = 24
+# What is hashed: intervals in half semitones, steps in fourths of the longest, the longest step in
+# steps of a fourth (natural logarithm), the anchor's pitch in tritones.
+_INTERVALS_PER_SEMITONE = 2
+_RATIO_STEPS = 4
+_LENGTH_STEP = 0.4
+_ANCHOR_SEMITONES = 9
+# The same landmark again and again (a loop) is kept so many times.
+_MAX_REPEATS = 4
+_HASH_BITS, _TIME_BITS = 40, 24
+_PITCH_SCALE = 500  # Fractions of a semitone in 16 bits.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,25 +67,37 @@ class Fingerprint:
   """A sample of a recording's landmarks.
 
   Attributes:
-    hashes: uint64 [n], rising, n <= SKETCH_SIZE: the smallest of all.
-    times: uint32 [n], spectrogram frames.
+    hashes: uint64 [n], rising, below `limit`.
+    times: uint32 [n], frames of `FRAME_SECS`, rising among equal hashes.
+    pitches: float32 [n], semitones above 100 Hz.
+    limit: all landmarks with hashes below it are here (but for repeats).
   """
 
   hashes: np.ndarray
   times: np.ndarray
+  pitches: np.ndarray
+  limit: int = NO_LIMIT
 
   def encode(self) -> str:
-    """As text, for a line of JSON."""
-    content = self.hashes.astype('<u8').tobytes() + self.times.astype('<u4').tobytes()
-    return base64.b64encode(content).decode()
+    """As text, for a line of JSON: 10 bytes a landmark in base64."""
+    keys = (self.hashes << np.uint64(_TIME_BITS)) | self.times.astype(np.uint64)
+    pitches = np.round(self.pitches * _PITCH_SCALE)
+    parts = (np.array([self.limit], '<u8'), keys.astype('<u8'), pitches.astype('<u2'))
+    return base64.b64encode(b''.join(part.tobytes() for part in parts)).decode()
 
   @classmethod
   def decode(cls, text: str) -> 'Fingerprint':
-    """What `encode` wrote."""
-    content = base64.b64decode(text)
-    count = len(content) // 12
+    """What `encode` wrote; raises ValueError for other text."""
+    content = base64.b64decode(text, validate=True)
+    count, rest = divmod(len(content) - 8, 10)
+    if count < 0 or rest:
+      raise ValueError(f'A fingerprint of {len(content)} bytes is damaged: 8 + 10 n are expected.')
+    keys = np.frombuffer(content, '<u8', count, 8)
     return cls(
-      np.frombuffer(content, '<u8', count), np.frombuffer(content, '<u4', count, 8 * count)
+      keys >> np.uint64(_TIME_BITS),
+      (keys & np.uint64(2**_TIME_BITS - 1)).astype(np.uint32),
+      (np.frombuffer(content, '<u2', count, 8 + 8 * count) / _PITCH_SCALE).astype(np.float32),
+      int(np.frombuffer(content, '<u8', 1)[0]),
     )
 
 
@@ -91,8 +119,8 @@ class Fingerprinter:
     """Of all that was added; nothing can be added afterwards."""
     self._take(self._resampler.resample_chunk(np.zeros([0], np.float32), last=True))
     self._find(len(self._rest))
-    peaks = np.concatenate(self._peaks) if self._peaks else np.zeros([0, 2], np.int64)
-    return _sketch(*_landmarks(peaks))
+    peaks = np.concatenate(self._peaks) if self._peaks else np.zeros([0, 2])
+    return _sample(*_landmarks(peaks))
 
   def _take(self, x: np.ndarray):
     self._rest = np.concatenate([self._rest, x])
@@ -118,51 +146,82 @@ def fingerprint(x: np.ndarray, sample_rate: int) -> Fingerprint:
 
 
 def spectral_peaks(x: np.ndarray) -> np.ndarray:
-  """(frame, bin) of the strongest local maxima: int64 [n, 2] of [samples] at 11025 Hz, by time."""
+  """(frame, semitones above 100 Hz) of the strongest local maxima of [samples] at 11025 Hz.
+
+  Returns:
+    float64 [n, 2] by time; frames are whole, pitches interpolated by a parabola.
+  """
   window = np.hanning(_WINDOW + 1)[:-1].astype(np.float32)
   frames = np.lib.stride_tricks.sliding_window_view(x, _WINDOW)[::_HOP] * window
   low, high = (round(hz / _RATE * _WINDOW) for hz in (_LOW_HZ, _HIGH_HZ))
-  magnitude = np.abs(np.fft.rfft(frames, axis=1)[:, low:high]).astype(np.float32)
+  magnitude = np.abs(np.fft.rfft(frames, axis=1)[:, low - 1 : high + 1]).astype(np.float32)
   if not magnitude.size or not magnitude.max() > 1e-6:
-    return np.zeros([0, 2], np.int64)
-  level = np.log(np.maximum(magnitude, 1e-9))
+    return np.zeros([0, 2])
+  around = np.log(np.maximum(magnitude, 1e-9))
+  level = around[:, 1:-1]
   highest = ndimage.maximum_filter(level, size=_NEIGHBOURHOOD)
   times, bins = np.nonzero((level == highest) & (level > level.max() - _PEAK_RANGE))
-  second = times * _HOP // _RATE
-  order = np.lexsort((-level[times, bins], second))
-  rank = np.arange(len(order)) - np.searchsorted(second[order], second[order])
-  kept = np.sort(order[rank < _PEAKS_PER_SEC])
-  return np.stack([times[kept], bins[kept]], axis=1)
+  kept = _strongest(times, level[times, bins])
+  times, bins = times[kept], bins[kept]
+  below, here, above = (around[times, bins + shift] for shift in range(3))
+  bend = np.minimum(below - 2 * here + above, -1e-6)
+  fraction = np.clip(0.5 * (below - above) / bend, -0.5, 0.5)
+  hz = (bins + low + fraction) * (_RATE / _WINDOW)
+  return np.stack([times, np.maximum(12 * np.log2(hz / _LOW_HZ), 0)], axis=1)
 
 
-def _landmarks(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Hashes (uint64) and times (uint32) of all triples of peaks."""
+def _strongest(times: np.ndarray, levels: np.ndarray) -> np.ndarray:
+  """Which peaks, by time, have fewer than `_PEAKS` stronger ones around them."""
+  stronger = np.zeros(len(times), np.int64)
+  for lag in range(1, len(times)):
+    near = times[lag:] - times[:-lag] <= _PEAKS_FRAMES
+    if not near.any():
+      break
+    later = levels[lag:] > levels[:-lag]
+    stronger[:-lag] += near & later
+    stronger[lag:] += near & ~later
+  return stronger < _PEAKS
+
+
+def _landmarks(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Hashes (uint64 below `NO_LIMIT`), frames and pitches of all quads of peaks."""
   count = len(peaks)
-  # Candidates: the following peaks; twice the fan-out leaves enough after those that do not fit.
-  reach = 3 * _FAN_OUT
-  followers = np.minimum(np.arange(count)[:, None] + np.arange(1, reach + 1), count - 1)
-  step = peaks[followers, 0] - peaks[:, :1] if count else np.zeros([0, reach])
-  jump = peaks[followers, 1] - peaks[:, 1:] if count else step
-  fits = (step >= _MIN_STEP) & (step <= _MAX_STEP) & (np.abs(jump) < _MAX_BINS)
+  if not count:
+    return np.zeros([0], np.uint64), np.zeros([0], np.uint32), np.zeros([0], np.float32)
+  followers = np.minimum(np.arange(count)[:, None] + np.arange(1, _REACH + 1), count - 1)
+  step, jump = np.moveaxis(peaks[followers] - peaks[:, None], 2, 0)
+  fits = (step >= _MIN_STEP) & (step <= _MAX_STEP) & (np.abs(jump) <= _MAX_SEMITONES)
   # The rank of each fitting follower; the first `_FAN_OUT` of a peak count.
   fits &= np.cumsum(fits, axis=1) <= _FAN_OUT
   places = np.where(fits, np.cumsum(fits, axis=1) - 1, _FAN_OUT)
   chosen = np.full([count, _FAN_OUT + 1], -1)
-  np.put_along_axis(chosen, places, np.where(fits, followers, -1), axis=1)
-  values, times = [], []
-  for first, second in itertools.combinations(range(_FAN_OUT), 2):
-    rows = np.flatnonzero((chosen[:, first] >= 0) & (chosen[:, second] >= 0))
-    a, b, c = peaks[rows], peaks[chosen[rows, first]], peaks[chosen[rows, second]]
-    value = np.zeros(len(rows), np.uint64)
-    steps = [
-      (later[:, 0] - earlier[:, 0] + _STEP_FRAMES // 2) // _STEP_FRAMES
-      for earlier, later in ((a, b), (b, c))
-    ]
-    for number in (a[:, 1], b[:, 1], c[:, 1], *steps):
-      value = (value << np.uint64(10)) | number.astype(np.uint64)
-    values.append(value)
-    times.append(a[:, 0].astype(np.uint32))
-  return _mixed(np.concatenate(values)), np.concatenate(times)
+  np.put_along_axis(chosen, places, np.where(fits, np.arange(_REACH), -1), axis=1)
+  hashes, anchors = [], []
+  for triple in itertools.combinations(range(_FAN_OUT), 3):
+    rows = np.flatnonzero(chosen[:, triple[-1]] >= 0)
+    columns = chosen[rows][:, triple]
+    hashes.append(_hash(peaks[rows, 1], step[rows[:, None], columns], jump[rows[:, None], columns]))
+    anchors.append(rows)
+  rows = np.concatenate(anchors)
+  return (
+    np.concatenate(hashes), peaks[rows, 0].astype(np.uint32), peaks[rows, 1].astype(np.float32)
+  )  # fmt: skip
+
+
+def _hash(pitch: np.ndarray, step: np.ndarray, jump: np.ndarray) -> np.ndarray:
+  """Hashes of quads: the anchors' pitches [n], steps [n, 3] and intervals [n, 3] of the others."""
+  interval = np.floor(jump * _INTERVALS_PER_SEMITONE + 0.5)
+  # By pitch, then by time: peaks of a chord change places in time with every coding.
+  order = np.argsort(interval * 2 * _MAX_STEP + step, axis=1)
+  interval, step = (np.take_along_axis(x, order, axis=1) for x in (interval, step))
+  longest = step.max(axis=1)
+  ratio = np.floor(step / longest[:, None] * _RATIO_STEPS + 0.5)
+  length = np.floor(np.log(longest) / _LENGTH_STEP + 0.5)
+  anchor = np.floor(pitch / _ANCHOR_SEMITONES + 0.5)
+  value = np.zeros(len(pitch), np.uint64)
+  for number in (*(interval.T + 128), *ratio.T, length, anchor):
+    value = (value << np.uint64(8)) | number.astype(np.uint64)
+  return _mixed(value) >> np.uint64(64 - _HASH_BITS)
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
@@ -172,59 +231,21 @@ def _mixed(x: np.ndarray) -> np.ndarray:
   return x ^ (x >> np.uint64(31))
 
 
-def _sketch(hashes: np.ndarray, times: np.ndarray) -> Fingerprint:
-  unique, first = np.unique(hashes, return_index=True)
-  return Fingerprint(unique[:SKETCH_SIZE], times[first[:SKETCH_SIZE]])
+def _sample(hashes: np.ndarray, times: np.ndarray, pitches: np.ndarray) -> Fingerprint:
+  """The landmarks below the limit, each hash at its first times."""
+  limit = NO_LIMIT // SAMPLING
+  kept = _without_repeats(np.flatnonzero(hashes < limit), hashes, times)
+  if len(kept) < LEAST:
+    limit = NO_LIMIT
+    kept = _without_repeats(np.arange(len(hashes)), hashes, times)
+    if len(kept) > LEAST:
+      limit = int(hashes[kept[LEAST]])
+      kept = kept[hashes[kept] < limit]
+  return Fingerprint(hashes[kept], times[kept], pitches[kept], limit)
 
 
-def same_recording_pairs(prints: list[Fingerprint]) -> list[tuple[int, int, float]]:
-  """(i, j, share) with i < j of the recordings that are the same, or parts of one another.
-
-  `share` is the part of the smaller sample of landmarks that both have at one offset in time.
-  """
-  if not prints:
-    return []
-  hashes = np.concatenate([found.hashes for found in prints])
-  times = np.concatenate([found.times for found in prints]).astype(np.int64)
-  owners = np.repeat(np.arange(len(prints)), [len(found.hashes) for found in prints])
-  order = np.argsort(hashes, kind='stable')
-  hashes, times, owners = hashes[order], times[order], owners[order]
-  starts = np.flatnonzero(np.r_[True, hashes[1:] != hashes[:-1]])
-  sizes = np.diff(np.r_[starts, len(hashes)])
-  telling = np.repeat((sizes > 1) & (sizes <= _MAX_RECORDINGS), sizes)
-  hashes, times, owners = hashes[telling], times[telling], owners[telling]
-  votes = []
-  for lag in range(1, _MAX_RECORDINGS):
-    both = np.flatnonzero(hashes[lag:] == hashes[:-lag])
-    if not len(both):
-      break
-    # The sort is stable and owners rise, so the first of a pair is the smaller number.
-    offset = times[both + lag] - times[both]
-    votes.append(np.stack([owners[both], owners[both + lag], offset], axis=1))
-  if not votes:
-    return []
-  return list(_decide(prints, np.concatenate(votes)))
-
-
-def _decide(prints: list[Fingerprint], votes: np.ndarray):
-  """Of votes (i, j, offset), the pairs with enough of them at one offset."""
-  votes, counts = np.unique(votes, axis=0, return_counts=True)
-  pair = votes[:, 0] * len(prints) + votes[:, 1]
-  total = counts.astype(np.int64).copy()
-  for shift in range(1, _OFFSET_SLACK + 1):
-    near = (pair[shift:] == pair[:-shift]) & (votes[shift:, 2] - votes[:-shift, 2] <= _OFFSET_SLACK)
-    total[:-shift][near] += counts[shift:][near]
-  order = np.lexsort((-total, pair))
-  first = order[np.r_[True, pair[order][1:] != pair[order][:-1]]]
-  for place in first[total[first] >= MIN_HITS]:
-    i, j = int(votes[place, 0]), int(votes[place, 1])
-    share = total[place] / _comparable(prints[i], prints[j])
-    if share >= MIN_SHARE:
-      yield i, j, float(share)
-
-
-def _comparable(a: Fingerprint, b: Fingerprint) -> int:
-  """Landmarks of the smaller sample among hashes that both samples reach up to."""
-  full = [found.hashes[-1] for found in (a, b) if len(found.hashes) == SKETCH_SIZE]
-  reach = min(full, default=np.uint64(2**64 - 1))
-  return max(1, min(int(np.searchsorted(found.hashes, reach, 'right')) for found in (a, b)))
+def _without_repeats(places: np.ndarray, hashes: np.ndarray, times: np.ndarray) -> np.ndarray:
+  """Places by hash and time, each hash `_MAX_REPEATS` times at most."""
+  places = places[np.lexsort((times[places], hashes[places]))]
+  first = np.searchsorted(hashes[places], hashes[places])
+  return places[np.arange(len(places)) - first < _MAX_REPEATS]

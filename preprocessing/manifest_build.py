@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from preprocessing import audio, files, licences, manifest, music_terms, quality, scan, tables
-from preprocessing.fingerprint import same_recording_pairs
 from preprocessing.manifest import Fault, ManifestError, Reject, Track
+from preprocessing.same_recordings import same_recording_pairs
 
 DUPLICATES = ('keep', 'drop_copies', 'drop')
 

@@ -20,8 +20,11 @@ import signal
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
-from preprocessing import audio, files, measurement, quality, tags
+from absl import logging
+
+from preprocessing import audio, files, fingerprint, measurement, quality, tags
 from preprocessing.fingerprint import Fingerprint, Fingerprinter
 
 JOURNAL_FILE = 'scan.jsonl'
@@ -308,7 +311,7 @@ def _appending(journal: str | None, settings: ScanSettings) -> Iterator[Callable
     yield lambda found: None
     return
   pathlib.Path(journal).parent.mkdir(parents=True, exist_ok=True)
-  head = {'format': _FORMAT, **dataclasses.asdict(settings)}
+  head = _head(settings)
   with open(journal, 'ab') as file:
     if file.tell():
       file.write(b'\n')  # Ends a line that a kill may have left half written.
@@ -321,28 +324,68 @@ def _appending(journal: str | None, settings: ScanSettings) -> Iterator[Callable
     yield append
 
 
+def _head(settings: ScanSettings) -> dict[str, Any]:
+  """What a line depends on: lines with another head are not used."""
+  versions = {'format': _FORMAT}
+  if settings.decode:
+    versions['fingerprint'] = fingerprint.VERSION
+  return versions | dataclasses.asdict(settings)
+
+
 def _read_journal(journal: str, settings: ScanSettings) -> dict[str, Scanned]:
-  """What was found before under the same settings, by path; later lines count."""
+  """What was found before under the same settings, by path; later lines count.
+
+  Says how many files were read by another version of the program, whose measurements or
+  fingerprints cannot be compared with the ones of now.
+  """
   known: dict[str, Scanned] = {}
+  others: dict[str, str] = {}
   try:
     with open(journal, 'rb') as file:
       for line in file:
         found = _parse(line, settings)
         if found is not None:
           known[found.path] = found
+        else:
+          others.update(_other_version(line, settings))
   except FileNotFoundError:
     pass
+  others = {path: what for path, what in others.items() if path not in known}
+  if others:
+    logging.warning(
+      '%s: %d files were scanned by another version of the program (%s); they are read again.',
+      journal, len(others), ', '.join(sorted(set(others.values()))),
+    )  # fmt: skip
   return known
+
+
+def _other_version(line: bytes, settings: ScanSettings) -> dict[str, str]:
+  """The path of a line of another version, and what differs; nothing for other lines."""
+  head = _head(settings)
+  try:
+    values = json.loads(line)
+    path, before = values['path'], values['settings']
+    if not before['decode'] and settings.decode:
+      return {}
+    named = (('format', 'journal format'), ('fingerprint', 'fingerprint version'))
+    differ = [
+      f'{text} {before.get(name, 1)}, now {head[name]}'
+      for name, text in named
+      if name in head and before.get(name, 1) != head[name]
+    ]
+    return {path: '; '.join(differ)} if differ else {}
+  except (ValueError, KeyError, TypeError, AttributeError):
+    return {}
 
 
 def _parse(line: bytes, settings: ScanSettings | None) -> Scanned | None:
   try:
     values = json.loads(line)
     head = values.pop('settings')
-    if head['format'] != _FORMAT:
+    if head['format'] != _FORMAT or (settings is not None and head != _head(settings)):
       return None
-    if settings is not None and head != {'format': _FORMAT, **dataclasses.asdict(settings)}:
-      return None
+    if values['fingerprint']:
+      Fingerprint.decode(values['fingerprint'])  # Raises ValueError if damaged.
     header, measured = values['header'], values['measured']
     facts = {**values['facts'], 'tags': tuple(values['facts']['tags'])}
     values |= {

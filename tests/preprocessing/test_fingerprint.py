@@ -1,5 +1,6 @@
-"""Fingerprints: the same recording in other codings is found, other music is not."""
+"""Fingerprints: a recording in other codings, cuts and speeds is found, other music is not."""
 
+import fractions
 import shutil
 import subprocess
 
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 import soxr
 
-from preprocessing import audio, fingerprint
+from preprocessing import audio, fingerprint, same_recordings
 from preprocessing.composer import compose
 from preprocessing.synthesizer import render
 
 RATE = 48_000
+SMALL_RATE = 11_025
 STYLES = ('jazz swing', 'house')
 SECS = 14.0
 
@@ -35,6 +37,40 @@ def _resampled(x):
   return soxr.resample(x, RATE, 22_050), 22_050
 
 
+def _speed(x, factor):
+  """Tempo and pitch together, as of a tape."""
+  return soxr.resample(x, round(RATE * factor), RATE), RATE
+
+
+def _tempo(x, factor):
+  """Tempo without pitch, by FFmpeg's filter."""
+  av = pytest.importorskip('av')
+  graph = av.filter.Graph()
+  source = graph.add_abuffer(
+    sample_rate=RATE, format='flt', layout='stereo', time_base=fractions.Fraction(1, RATE)
+  )
+  change, sink = graph.add('atempo', str(factor)), graph.add('abuffersink')
+  source.link_to(change)
+  change.link_to(sink)
+  graph.configure()
+  frame = av.AudioFrame.from_ndarray(x.reshape(1, -1), format='flt', layout='stereo')
+  frame.sample_rate, frame.pts, frame.time_base = RATE, 0, fractions.Fraction(1, RATE)
+  source.push(frame)
+  source.push(None)
+  found = []
+  while True:
+    try:
+      found.append(sink.pull().to_ndarray().reshape(-1, 2))
+    except (av.error.EOFError, av.error.BlockingIOError):
+      return np.concatenate(found), RATE
+
+
+def _pitch(x, semitones):
+  """Pitch without tempo."""
+  factor = 2 ** (semitones / 12)
+  return _speed(_tempo(x, 1 / factor)[0], factor)
+
+
 CHANGES = {
   'gain': lambda x: (x * 10 ** (-15 / 20), RATE),
   'trimmed start': lambda x: (x[round(2.3371 * RATE) :], RATE),
@@ -46,12 +82,20 @@ CHANGES = {
   'noise at -40 dB': lambda x: (
     x + np.random.default_rng(0).normal(size=x.shape) * x.std() * 0.01, RATE
   ),
+  'speed 0.95': lambda x: _speed(x, 0.95),
+  'speed 0.99': lambda x: _speed(x, 0.99),
+  'speed 1.01': lambda x: _speed(x, 1.01),
+  'speed 1.05': lambda x: _speed(x, 1.05),
+  'tempo 0.97': lambda x: _tempo(x, 0.97),
+  'tempo 1.05': lambda x: _tempo(x, 1.05),
+  'pitch -2': lambda x: _pitch(x, -2),
+  'pitch +1': lambda x: _pitch(x, 1),
 }  # fmt: skip
 
 
 def _pairs_of(works, prints, changed):
   """Pairs among the works and changed versions of all of them."""
-  found = fingerprint.same_recording_pairs(prints + changed)
+  found = same_recordings.same_recording_pairs(prints + changed)
   return {(i, j) for i, j, _ in found}
 
 
@@ -95,13 +139,58 @@ def test_everything_at_once(works, prints):
   assert pairs == {(2, number), (2, number + 1), (number, number + 1)}
 
 
-def test_an_excerpt_of_a_long_recording(works, prints):
-  """The sketch of a long recording is thinner; an excerpt of it is found all the same."""
-  long = np.concatenate([works[i][: 13 * RATE] for i in (1, 3, 0, 2)])
-  whole = fingerprint.fingerprint(long, RATE)
-  assert len(whole.hashes) == fingerprint.SKETCH_SIZE
-  found = fingerprint.same_recording_pairs([whole, prints[2]])
-  assert [(i, j) for i, j, _ in found] == [(0, 1)]
+@pytest.fixture(scope='module')
+def small(works):
+  """The works as [n, 1] at the rate at which landmarks are looked for."""
+  return [soxr.resample(x.mean(axis=1, keepdims=True), RATE, SMALL_RATE) for x in works]
+
+
+def test_songs_in_a_long_recording(small, prints):
+  """A disc holds its songs wherever they come; a song of another disc is not in it."""
+  # Fillers: the same works at speeds that are not searched.
+  fillers = [
+    soxr.resample(x, round(SMALL_RATE * factor), SMALL_RATE)
+    for factor in (0.61, 0.7, 0.8, 1.25)
+    for x in small
+  ]
+  parts = [*fillers[:9], *small[:3], *fillers[9:], small[0][: 2 * SMALL_RATE]]
+  disc = fingerprint.fingerprint(np.concatenate(parts), SMALL_RATE)
+  assert disc.limit == fingerprint.NO_LIMIT // fingerprint.SAMPLING
+  found = same_recordings.same_recording_pairs([disc, *prints])
+  assert [(i, j) for i, j, _ in found] == [(0, 1), (0, 2), (0, 3)]
+  found = same_recordings.same_recording_pairs([*prints, disc])
+  assert [(i, j) for i, j, _ in found] == [(0, 4), (1, 4), (2, 4)]
+
+
+def test_a_long_recording_keeps_the_landmarks_of_its_parts(small):
+  """Their number grows with the length: the same ones are kept of a part and of the whole."""
+  long = fingerprint.fingerprint(np.concatenate([*small, *small[::-1], *small]), SMALL_RATE)
+  limit = fingerprint.NO_LIMIT // fingerprint.SAMPLING
+  assert long.limit == limit and len(long.hashes) > fingerprint.LEAST
+  part = fingerprint.fingerprint(small[0], SMALL_RATE)
+  low = np.searchsorted(part.hashes, limit)
+  early = long.times < len(small[0]) / SMALL_RATE / fingerprint.FRAME_SECS - 64
+  assert 20 < low <= np.count_nonzero(early) + 10
+  kept = np.isin(part.hashes[:low], long.hashes)
+  assert kept.mean() > 0.9  # But for those of the last second and of the chunk's loudest.
+
+
+def test_what_differs_is_said(works, prints):
+  changed = fingerprint.fingerprint(*_speed(works[1], 1.05))
+  matches = []
+  match = same_recordings._match
+
+  def kept(*args):
+    matches.append(match(*args))
+    return matches[-1]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(same_recordings, '_match', kept)
+    same_recordings.same_recording_pairs([prints[1], changed])
+  (found,) = matches
+  assert found.change == 'speed' and found.hits >= same_recordings.MIN_HITS
+  assert found.tempo == pytest.approx(1.05, abs=0.002)
+  assert found.semitones == pytest.approx(12 * np.log2(1.05), abs=0.05)
 
 
 def test_blocks_of_any_length_give_the_same(works):
@@ -112,16 +201,26 @@ def test_blocks_of_any_length_give_the_same(works):
     maker.add(x[begin : begin + 77_777])
   pieces = maker.fingerprint()
   shared = len(np.intersect1d(whole.hashes, pieces.hashes))
-  assert shared > 0.97 * fingerprint.SKETCH_SIZE  # Resampling rounds.
+  assert shared > 0.97 * len(np.unique(whole.hashes))  # Resampling rounds.
 
 
 def test_text_and_back(prints):
   for found in prints:
-    again = fingerprint.Fingerprint.decode(found.encode())
+    text = found.encode()
+    assert len(text) <= (8 + 10 * len(found.hashes)) * 4 / 3 + 4
+    again = fingerprint.Fingerprint.decode(text)
     np.testing.assert_array_equal(again.hashes, found.hashes)
     np.testing.assert_array_equal(again.times, found.times)
-    assert (np.diff(found.hashes.astype(float)) > 0).all()
-    assert 100 < len(found.hashes) <= fingerprint.SKETCH_SIZE
+    np.testing.assert_allclose(again.pitches, found.pitches, atol=0.001)
+    assert again.limit == found.limit > found.hashes.max()
+    assert (np.diff(found.hashes.astype(float)) >= 0).all()
+    assert 100 < len(found.hashes) <= fingerprint.LEAST
+
+
+@pytest.mark.parametrize('text', ['AAAA', 'x', 'AAAAAAAAAAAA' * 3])
+def test_damaged_text_is_refused(text):
+  with pytest.raises(ValueError):
+    fingerprint.Fingerprint.decode(text)
 
 
 def test_silence_noise_and_almost_nothing_match_nothing():
@@ -130,17 +229,53 @@ def test_silence_noise_and_almost_nothing_match_nothing():
   signals += [rng.normal(size=[RATE * 5, 2]) * 0.1 for _ in range(4)]
   made = [fingerprint.fingerprint(x, RATE) for x in signals]
   assert [len(found.hashes) for found in made[:4]] == [0, 0, 0, 0]
-  assert fingerprint.same_recording_pairs(made) == []
-  assert fingerprint.same_recording_pairs([]) == []
+  assert same_recordings.same_recording_pairs(made) == []
+  assert same_recordings.same_recording_pairs([]) == []
+
+
+def _print_of(hashes, offset=0, pitch=20.0):
+  order = np.argsort(hashes)
+  times = np.arange(0, 8 * len(hashes), 8, dtype=np.uint32) + np.uint32(offset)
+  return fingerprint.Fingerprint(
+    hashes[order], times[order], np.full(len(hashes), pitch, np.float32)
+  )
+
+
+def _hashes(seed, number):
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, fingerprint.NO_LIMIT, number).astype(np.uint64)
 
 
 def test_a_loop_that_everybody_uses_joins_nobody():
-  """Hashes of more recordings than the limit say nothing."""
-  rng = np.random.default_rng(1)
-  loop = np.sort(rng.integers(0, 2**63, 300).astype(np.uint64))
-  crowd = []
-  for _ in range(80):
-    own = rng.integers(0, 2**63, 200).astype(np.uint64)
-    crowd.append(fingerprint.Fingerprint(np.unique(np.r_[loop, own]), np.arange(500, dtype='u4')))
-  assert fingerprint.same_recording_pairs(crowd) == []
-  assert len(fingerprint.same_recording_pairs(crowd[:3])) == 3
+  """Hashes that are found more often than the limit say nothing."""
+  loop = _hashes(1, 300)
+  crowd = [_print_of(np.r_[loop, _hashes(seed, 200)]) for seed in range(2, 82)]
+  assert same_recordings.same_recording_pairs(crowd) == []
+  pairs = same_recordings.same_recording_pairs(crowd[:3])
+  assert pairs == [(0, 1, 0.6), (0, 2, 0.6), (1, 2, 0.6)]
+
+
+def test_blocks_find_what_one_block_finds(monkeypatch):
+  """Any number of pairs a block, down to a recording each."""
+  common = [_hashes(seed, 100) for seed in range(5)]
+  prints = [
+    _print_of(np.r_[common[number % 5], common[(number + 1) % 5], _hashes(10 + number, 300)])
+    for number in range(20)
+  ]
+  whole = same_recordings.same_recording_pairs(prints)
+  # Both parts in common with the three others of its number, one with eight of the next numbers.
+  assert len(whole) == 20 * (3 + 8) // 2
+  for block in (1, 700):
+    monkeypatch.setattr(same_recordings, '_BLOCK', block)
+    assert same_recordings.same_recording_pairs(prints) == whole
+
+
+def test_two_discs_with_one_song_in_common():
+  """Only a tenth of either is the same; the share is that of the common part."""
+  song = _hashes(0, 1500)
+  discs = [
+    _print_of(np.r_[_hashes(1, before), song, _hashes(2, 12_000 - before)][:13_500], 0)
+    for before in (3000, 9000)
+  ]
+  ((i, j, share),) = same_recordings.same_recording_pairs(discs)
+  assert (i, j) == (0, 1) and share > 0.9
