@@ -5,7 +5,6 @@ T5X's macro names. gin itself accepts a macro that nothing uses; here it stops t
 other name that leads nowhere, with the nearest right one.
 """
 
-import difflib
 import inspect
 import io
 import pathlib
@@ -17,11 +16,9 @@ from typing import Any
 import gin
 from gin import config as gin_internals
 from models import folder_marker
-from pipelines import gin_kinds
+from pipelines import gin_kinds, gin_values
+from pipelines.gin_files import GIN_HOME, ROOT, GinError, GinReader, nearest
 
-ROOT = pathlib.Path(__file__).parents[1]
-# The folder that holds gin/: the checkout, or what setup.py installs it into.
-GIN_HOME = ROOT if (ROOT / 'gin' / 'models').is_dir() else ROOT / 'woodshed_files'
 RUN = 'RUN'
 CONFIG_FILE = 'config.gin'
 OPERATIVE_CONFIG_FILE = 'operative_config.gin'
@@ -29,10 +26,6 @@ _FLAG_PREFIX = '--gin.'
 _REQUIRED = 'gin.REQUIRED'
 # What a function that hands its arguments on to `runs.train` takes besides its own.
 _TRAINING_ARGUMENTS = ('dry_run', 'on_start', 'precompile', 'profile_steps')
-
-
-class GinError(ValueError):
-  """A gin file, binding, or macro is wrong; the message names it and the way out."""
 
 
 def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -59,58 +52,39 @@ def parse_gin(
   """Sets gin's configuration from files, then bindings; later ones win. Nothing is run.
 
   Args:
-    files: looked up in `search_paths`, the working directory and the checkout, in this order.
+    files: looked up in `search_paths`, the working directory and the checkout, in this order;
+      what they include is looked for beside the including file before.
     bindings: 'TRAIN_STEPS = 100' or 'runs.train.seed = 3'.
     search_paths: folders.
 
   Raises:
     GinError: an unknown file, module, function or parameter; a macro that is used and not set, set
-      and not used, required and not given, or of another kind than in the files of gin/.
+      and not used, required and not given, of another kind than in the files of gin/, out of range,
+      or without effect beside the others.
+    OSError: a file cannot be read.
   """
   gin.clear_config()
-  folders = [*map(pathlib.Path, search_paths), pathlib.Path(), GIN_HOME]
-  for folder in folders:
-    gin.add_config_file_search_path(folder)
-  paths = [_find_file(name, folders) for name in files]
-  parsed, shipped = [], {}
+  reader = GinReader([*map(pathlib.Path, search_paths), pathlib.Path(), GIN_HOME])
+  shipped: dict[str, Any] = {}
   try:
-    for path in paths:
+    for name in files:
       before = _macro_values()
-      parsed.append(gin.parse_config_file(str(path)))
+      path = reader.parse(name)
       if path.resolve().is_relative_to(GIN_HOME / 'gin'):
         # Those that the file sets: what stood before it may be a user's.
         values = _macro_values()
-        shipped |= {name: value for name, value in values.items() if before.get(name) is not value}
+        shipped |= {
+          name: value
+          for name, value in values.items()
+          if name not in before or before[name] is not value
+        }
     gin.parse_config(list(bindings))
-  except (ValueError, AttributeError, ImportError, SyntaxError, OSError) as error:
+  except (ValueError, AttributeError, ImportError, SyntaxError) as error:
     raise GinError(_explain(error)) from error
   except tokenize.TokenError as error:
     raise GinError(f'A value is not closed: {", ".join(bindings) or files}: {error}') from error
-  # Included files bear the names that they were included by.
-  read = [_find_file(name, folders) for name in _all_files(parsed)]
-  texts = [path.read_text(encoding='utf-8') for path in read]
-  _check_macros([*texts, *bindings])
-  _check_kinds(shipped)
-
-
-def _find_file(name: str, folders: Iterable[pathlib.Path]) -> pathlib.Path:
-  for folder in folders:
-    if (folder / name).is_file():
-      return folder / name
-  known = sorted(
-    path.relative_to(GIN_HOME).as_posix() for path in (GIN_HOME / 'gin').rglob('*.gin')
-  )
-  raise GinError(f'There is no gin file {name!r}.{_nearest(name, known)} Known: {", ".join(known)}')
-
-
-def _all_files(parsed: Any) -> list[str]:
-  """Names of the files that were read, included ones too."""
-  files = []
-  for node in parsed:
-    if node.filename:
-      files.append(node.filename)
-    files += _all_files(node.includes)
-  return files
+  _check_macros([*(text for _, text in reader.read), *bindings])
+  _check_values(shipped)
 
 
 def _check_macros(texts: Sequence[str]):
@@ -127,7 +101,7 @@ def _check_macros(texts: Sequence[str]):
       frontier.append(name)
   used = needed | _macros_in(values.values()) | set().union(*map(_macros_in_text, texts), {RUN})
   for name in sorted(set(values) - used):
-    raise GinError(f'Nothing uses {name}.{_nearest(name, used)} Used: {", ".join(sorted(used))}')
+    raise GinError(f'Nothing uses {name}.{nearest(name, used)} Used: {", ".join(sorted(used))}')
   for name in sorted(needed - set(values)):
     files = 'gin/models/*.gin' if name == 'MODEL' else 'a gin file'
     raise GinError(
@@ -147,12 +121,30 @@ def _macro_values() -> dict[str, Any]:
   }
 
 
-def _check_kinds(shipped: dict[str, Any]):
-  """Raises a GinError for a macro that is of another kind than what a file of ours sets it to."""
+def _check_values(shipped: dict[str, Any]):
+  """Raises a GinError for a macro that is of another kind than what a file of ours sets it to.
+
+  So it does for values that do not go together.
+  """
   values = _macro_values()
   for name, value in shipped.items():
     if wrong := gin_kinds.mistake(name, values[name], value):
       raise GinError(wrong)
+  if wrong := gin_values.mistake(values, shipped):
+    raise GinError(wrong)
+
+
+def _check_devices():
+  """Raises a ValueError where the devices that are there do not take the run's partitioner."""
+  for (scope, selector), bound in list(gin_internals._CONFIG.items()):
+    partitioner = bound.get('partitioner')
+    if partitioner is None or not hasattr(partitioner, 'scoped_configurable_fn'):
+      continue
+    name = f'{selector}.partitioner'
+    value = parameter_value(f'{scope}/{name}' if scope else name)
+    batch_size = macro_value('BATCH_SIZE')
+    if hasattr(value, 'fit'):
+      value.fit(batch_size if isinstance(batch_size, int) else None)
 
 
 def _macros_in(values: Iterable[Any]) -> set[str]:
@@ -191,19 +183,19 @@ def _explain(error: Exception) -> str:
   if match := re.search(r"Configurable '(.+)' doesn't have a parameter named '(.+)'", message):
     wrapped = _registered(match[1])
     parameters = list(inspect.signature(wrapped).parameters) if wrapped else []
-    return f'{message}\n{_nearest(match[2], parameters, "It has")}'.rstrip()
+    return f'{message}\n{nearest(match[2], parameters, "It has")}'.rstrip()
   if match := re.search(r"No configurable matching (?:reference )?'@?([^'()]+)", message):
     tails = {'.'.join(name.split('.')[-n:]) for name in registered for n in (1, 2, 3)}
-    return f'{message}\n{_nearest(match[1], tails)}'.rstrip()
+    return f'{message}\n{nearest(match[1], tails)}'.rstrip()
   if match := re.search(r"<module '(\S+)' .*has no attribute (\w+)", message):
     module = inspect.sys.modules.get(match[1])
     names = [name for name in dir(module) if name[0] != '_']
-    return f'{message}\n{_nearest(match[2], names)}'.rstrip()
+    return f'{message}\n{nearest(match[2], names)}'.rstrip()
   if match := re.search(r"No module named '(\S+)'", message):
     parent, _, child = match[1].rpartition('.')
     folder = ROOT.joinpath(*parent.split('.')) if parent else ROOT
     names = [path.stem for path in folder.glob('*')]
-    return f'{message}\n{_nearest(child, names)}'.rstrip()
+    return f'{message}\n{nearest(child, names)}'.rstrip()
   return message
 
 
@@ -212,14 +204,6 @@ def _registered(name: str) -> Callable[..., Any] | None:
     if selector == name or selector.endswith('.' + name):
       return configurable.wrapped
   return None
-
-
-def _nearest(name: str, choices: Iterable[str], otherwise: str | None = None) -> str:
-  choices = sorted(set(choices))
-  near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-  if near:
-    return f' Did you mean {near[0]}?'
-  return f' {otherwise} {", ".join(choices)}.' if otherwise and choices else ''
 
 
 def macro_value(name: str, default: Any = None) -> Any:
@@ -279,6 +263,7 @@ def run(**arguments: Any) -> Any:
       arguments['on_start'] = _config_writer(pathlib.Path(folder))
   if 'operative_config' in takes:
     arguments.setdefault('operative_config', config())
+  _check_devices()  # Before the feed is built, which takes long.
   return function(**arguments)
 
 

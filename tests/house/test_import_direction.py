@@ -28,7 +28,7 @@ HEAVY = {
   'tensorflow': ('tasks/', 'preprocessing/records.py', 'training/feed.py'),
   'seqio': ('tasks/', 'training/feed.py'),
   'apache_beam': ('preprocessing/pipeline.py',),
-  'gin': ('pipelines/gin_config.py',),
+  'gin': ('pipelines/gin_config.py', 'pipelines/gin_files.py'),
   't5x': ('training/t5x_bridge.py',),
 }
 # Inside functions these may also be imported here.

@@ -284,3 +284,76 @@ def test_included_files_are_found_from_any_working_directory(tmp_path, monkeypat
   bindings = ['DATA_DIR = "a"', 'MODEL_DIR = "b"']
   gin_config.parse_gin(['gin/models/tiny.gin', 'gin/runs/pretrain_demo.gin'], bindings)
   assert gin_config.macro_value('BATCH_SIZE') == 4
+
+
+def test_an_include_beside_the_including_file_is_found(tmp_path, monkeypatch, caplog):
+  """Before all other places, and one inside of another; nothing of the search is logged."""
+  (tmp_path / 'own').mkdir()
+  (tmp_path / 'cwd').mkdir()
+  (tmp_path / 'own' / 'sizes.gin').write_text('BATCH_SIZE = 7\n')
+  (tmp_path / 'cwd' / 'sizes.gin').write_text('BATCH_SIZE = 8\n')
+  middle = "include 'gin/runs/pretrain.gin'\ninclude 'sizes.gin'\n"
+  (tmp_path / 'own' / 'middle.gin').write_text(middle)
+  (tmp_path / 'run.gin').write_text("include 'own/middle.gin'\n")
+  monkeypatch.chdir(tmp_path / 'cwd')
+  with caplog.at_level('INFO'):
+    gin_config.parse_gin([TINY, str(tmp_path / 'run.gin')], REQUIRED)
+    assert gin_config.macro_value('BATCH_SIZE') == 7
+    (tmp_path / 'run.gin').write_text("include 'nowhere.gin'\n")
+    with pytest.raises(gin_config.GinError, match=r"(?s)'nowhere.gin'.*run.gin.*line 1"):
+      gin_config.parse_gin([TINY, str(tmp_path / 'run.gin')], REQUIRED)
+  assert caplog.records == []
+
+
+def test_files_that_are_no_gin_files(tmp_path):
+  (tmp_path / 'bytes.gin').write_bytes(b'BATCH_SIZE = 7 # \xff')
+  with pytest.raises(gin_config.GinError, match=r'bytes.gin is not a gin file: byte 17 is not'):
+    gin_config.parse_gin([str(tmp_path / 'bytes.gin')])
+  with pytest.raises(gin_config.GinError, match='is a folder, not a gin file'):
+    gin_config.parse_gin([str(tmp_path)])
+  (tmp_path / 'a.gin').write_text("include 'b.gin'\n")
+  (tmp_path / 'b.gin').write_text("include 'a.gin'\n")
+  with pytest.raises(gin_config.GinError, match=r'in a circle: .*a.gin -> .*b.gin -> .*a.gin'):
+    gin_config.parse_gin([str(tmp_path / 'a.gin')])
+
+
+FINETUNE = 'gin/runs/finetune.gin'
+
+
+@pytest.mark.parametrize('run, binding, message', [
+  (PRETRAIN, 'NUM_MICROBATCHES = 3', 'NUM_MICROBATCHES = 3 does not divide BATCH_SIZE = 512'),
+  (PRETRAIN, 'BATCH_SIZE = 0', 'BATCH_SIZE = 0 must be at least 1'),
+  (PRETRAIN, 'SAMPLE_SECS = 8.0', 'SAMPLE_SECS = 8.0 has no effect with SAMPLE_PERIOD = 0'),
+  (PRETRAIN, 'RESTORE_OPTIMIZER = True', 'Nothing uses RESTORE_OPTIMIZER'),
+  (PRETRAIN, 'EVAL_PERIOD = 0 | EVAL_STEPS = 3', 'EVAL_STEPS = 3 has no effect with EVAL_PERIOD'),
+  (PRETRAIN, 'CODEBOOK_START = True | INITIAL_CHECKPOINT_PATH = "tiny"', 'beside INITIAL_CHECKPOI'),
+  (FINETUNE, 'ADAPTER_RANK = 16', "ADAPTER_RANK = 16 has no effect with METHOD = 'full'"),
+  ('gin/runs/finetune_depth_only.gin', 'ADAPTER_ALPHA = 2', "no effect with METHOD = 'depth_only'"),
+  (FINETUNE, 'STYLE_PROMPT = "a" | STYLE_JITTER = 0.1', 'STYLE_JITTER = 0.1 has no effect beside'),
+  (FINETUNE, 'REPLAY_RATE = 0.1', 'REPLAY_RATE = 0.1 has no effect with REPLAY_DATA_DIR = None'),
+])  # fmt: skip
+def test_values_that_do_not_go_together(run, binding, message):
+  given = [*REQUIRED, *(one.strip() for one in binding.split('|'))]
+  given += ['INITIAL_CHECKPOINT_PATH = "tiny"'] if 'finetune' in run else []
+  with pytest.raises(gin_config.GinError, match=message):
+    gin_config.parse_gin([TINY, run], given)
+
+
+def test_values_that_go_together(tmp_path):
+  adapter = ['ADAPTER_RANK = 16', 'INITIAL_CHECKPOINT_PATH = "tiny"']
+  gin_config.parse_gin([TINY, 'gin/runs/finetune_lora.gin'], [*REQUIRED, *adapter])
+  # The configuration that a run writes sets everything, and nothing of it was given in vain.
+  (tmp_path / 'config.gin').write_text(gin_config.config())
+  gin_config.parse_gin([str(tmp_path / 'config.gin')])
+
+
+def test_devices_are_asked_before_the_feed_is_built(monkeypatch):
+  from pipelines import runs
+
+  def built(data_dir):
+    raise AssertionError('the feed was built')
+
+  monkeypatch.setattr(runs, 'token_identity', built)
+  gin_config.parse_gin([TINY, PRETRAIN], [*REQUIRED, 'NUM_PARTITIONS = 64'])
+  with pytest.raises(ValueError, match='devices do not divide into groups of 64'):
+    gin_config.run()
