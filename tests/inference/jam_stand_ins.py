@@ -80,7 +80,7 @@ class Engine:
     return self._pool.submit(self._make, request)
 
   def _make(self, request):
-    self.hold.wait(10)
+    self.hold.wait(120)
     time.sleep(self._secs)
     if self.error:
       raise self.error

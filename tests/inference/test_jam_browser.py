@@ -130,7 +130,7 @@ def test_every_control_reaches_the_player(browser, toy):
   player = lambda: toy.players.all()[0].settings  # noqa: E731
 
   def until(condition, what):
-    end = time.monotonic() + 15
+    end = time.monotonic() + 120
     while not condition():
       assert time.monotonic() < end, (what, player())
       page.wait_for_timeout(20)
@@ -227,7 +227,7 @@ def test_a_hiccup_pauses_and_the_buffer_grows(browser, toy):
   page.click('#play')
   page.wait_for_function("jam.audio.last.state === 'playing'")
   toy.players.engine.hold.clear()
-  page.wait_for_function('jam.audio.last.underruns === 1', timeout=15_000)
+  page.wait_for_function('jam.audio.last.underruns === 1', timeout=120_000)
   page.wait_for_function("document.querySelector('#notice').textContent.includes('paused')")
   toy.players.engine.hold.set()
   page.wait_for_function("jam.audio.last.state === 'playing'")
@@ -242,7 +242,7 @@ def test_a_slow_model_says_so_and_plays_in_pieces(browser):
     page.click('#record')
     page.click('#play')
     page.wait_for_function("document.querySelector('#notice').textContent.includes('pauses to')")
-    page.wait_for_function('jam.audio.last.position > 8000 * 4', timeout=30_000)
+    page.wait_for_function('jam.audio.last.position > 8000 * 4', timeout=120_000)
     audio, rate = stop_recording(page)
     assert page.evaluate('jam.audio.last.underruns') >= 1
     # Pauses are not part of what is heard: chunk follows chunk.

@@ -20,7 +20,7 @@ CHUNK = SPEC.chunk_samples
 RATE = SPEC.sample_rate
 
 
-def eventually(condition, secs=60.0):
+def eventually(condition, secs=300.0):
   """Waits until `condition()` holds; nothing else may hold it up for `secs`."""
   end = time.monotonic() + secs
   while not condition():

@@ -30,7 +30,7 @@ def assert_chunks(audio, count):
     np.testing.assert_allclose(held, (1 + k) / 1000, rtol=1e-6)
 
 
-def eventually(condition, secs=60.0):
+def eventually(condition, secs=300.0):
   end = time.monotonic() + secs
   while not condition():
     assert time.monotonic() < end, 'it did not come about'
@@ -43,7 +43,7 @@ def address(server):
 
 def say_hello(socket, **fields):
   socket.send(json.dumps({'type': 'hello', 'protocol': 1, **fields}))
-  return json.loads(socket.recv(timeout=60))
+  return json.loads(socket.recv(timeout=300))
 
 
 @pytest.fixture(scope='module')
@@ -54,7 +54,7 @@ def server():
 
 @pytest.fixture
 def jam(server):
-  with JamClient(server.url, audio_format='f32le', timeout=60) as client:
+  with JamClient(server.url, audio_format='f32le', timeout=300) as client:
     yield client
 
 
@@ -120,13 +120,13 @@ def test_bad_messages_are_answered_and_many_of_them_end_it(server):
     say_hello(socket)
     for bad in ('{', '{"type":"dance"}', '{"type":"hello","protocol":1}', b'noise'):
       socket.send(bad)
-      assert json.loads(socket.recv(timeout=60))['type'] == 'error'
+      assert json.loads(socket.recv(timeout=300))['type'] == 'error'
     socket.send('{"type":"ping","time":5}')
-    assert json.loads(socket.recv(timeout=60)) == {'type': 'pong', 'time': 5.0}
+    assert json.loads(socket.recv(timeout=300)) == {'type': 'pong', 'time': 5.0}
     with pytest.raises(ConnectionClosed) as closed:
       for _ in range(40):
         socket.send('x')
-        socket.recv(timeout=60)
+        socket.recv(timeout=300)
     assert closed.value.rcvd.code == 1008 and 'bad messages' in closed.value.rcvd.reason
 
 
@@ -137,12 +137,12 @@ def test_an_upload_that_is_not_as_announced_is_refused(server):
     say_hello(socket)
     socket.send(json.dumps(upload))
     socket.send(b'xx')
-    assert '20 bytes; 2 came' in json.loads(socket.recv(timeout=60))['message']
+    assert '20 bytes; 2 came' in json.loads(socket.recv(timeout=300))['message']
     socket.send(json.dumps(upload))
     socket.send('{"type":"play"}')
-    assert 'binary message must come' in json.loads(socket.recv(timeout=60))['message']
+    assert 'binary message must come' in json.loads(socket.recv(timeout=300))['message']
     socket.send(json.dumps(upload | {'samples': 10**9}))
-    assert json.loads(socket.recv(timeout=60))['code'] == 'too_large'
+    assert json.loads(socket.recv(timeout=300))['code'] == 'too_large'
 
 
 def test_a_huge_message_is_cut_off_unread(server):
@@ -151,7 +151,7 @@ def test_a_huge_message_is_cut_off_unread(server):
     say_hello(socket)
     with pytest.raises(ConnectionClosed) as closed:
       socket.send(bytes(4 * limit))
-      socket.recv(timeout=60)
+      socket.recv(timeout=300)
     assert closed.value.rcvd is None or closed.value.rcvd.code == 1009
 
 
@@ -164,7 +164,7 @@ def test_too_many_messages_end_it():
       for _ in range(1000):
         socket.send('{"type":"ping"}')
       while True:
-        socket.recv(timeout=60)
+        socket.recv(timeout=300)
     assert closed.value.rcvd.code == 1008 and 'messages a second' in closed.value.rcvd.reason
 
 
@@ -180,7 +180,7 @@ def test_who_does_not_say_hello_is_let_go(server, first, says):
   with connect(address(server), proxy=None) as socket:
     socket.send(first)
     with pytest.raises(ConnectionClosed) as closed:
-      socket.recv(timeout=60)
+      socket.recv(timeout=300)
     assert closed.value.rcvd.code == protocol.CLOSE_NO_HELLO
     assert says in closed.value.rcvd.reason
 
@@ -189,19 +189,19 @@ def test_who_says_nothing_is_let_go():
   limits = Limits(hello_secs=0.1)
   with running_server(limits) as server, connect(address(server), proxy=None) as socket:
     with pytest.raises(ConnectionClosed) as closed:
-      socket.recv(timeout=60)
+      socket.recv(timeout=300)
     assert closed.value.rcvd.code == protocol.CLOSE_NO_HELLO
     assert 'no hello came' in closed.value.rcvd.reason
 
 
 def test_when_all_places_are_taken_the_next_is_told(server):
-  clients = [JamClient(server.url, timeout=60) for _ in range(4)]
+  clients = [JamClient(server.url, timeout=300) for _ in range(4)]
   with pytest.raises(JamError, match='All 4 places are taken') as refused:
-    JamClient(server.url, timeout=60)
+    JamClient(server.url, timeout=300)
   assert refused.value.code == str(protocol.CLOSE_FULL)
   # Who has lost the connection makes room for who comes.
   clients[0]._socket.close()
-  with JamClient(server.url, timeout=10, retry_secs=5):
+  with JamClient(server.url, timeout=10, retry_secs=300):
     pass
   for client in clients[1:]:
     client.close()
@@ -244,11 +244,11 @@ def test_hosts_that_others_reach_need_a_token():
     pass
   with running_server(token='secret') as server:
     assert server.url.endswith('#token=secret')
-    with JamClient(server.url, timeout=60) as jam:
+    with JamClient(server.url, timeout=300) as jam:
       assert jam.session
     for token in ('', 'wrong', 'sécret'):
       with pytest.raises(JamError, match='token is missing or wrong'):
-        JamClient(server.url, token=token, timeout=60)
+        JamClient(server.url, token=token, timeout=300)
     with pytest.raises(urllib.error.HTTPError) as refused:
       urllib.request.urlopen(f'http://127.0.0.1:{server.port}/api/status')
     assert refused.value.code == 401
@@ -301,7 +301,7 @@ def test_many_connections_leave_nothing_behind(server, many):
 
 def test_sessions_of_the_lost_are_forgotten_in_time():
   with running_server(Limits(resume_secs=0.2)) as server:
-    jam = JamClient(server.url, timeout=60)
+    jam = JamClient(server.url, timeout=300)
     jam._socket.close()
 
     def forgotten():
@@ -329,7 +329,7 @@ def test_osc_steers_all_players_and_one(server):
   listener = osc.OscInput(server.players, '127.0.0.1', 0)
   listener.start()
   client = SimpleUDPClient('127.0.0.1', listener.port)
-  with JamClient(server.url, timeout=60) as one, JamClient(server.url, timeout=60) as two:
+  with JamClient(server.url, timeout=300) as one, JamClient(server.url, timeout=300) as two:
     client.send_message('/woodshed/weights', [0.25, 0.75])
     assert [p['weight'] for p in one.wait_for('settings')['prompts']] == [0.25, 0.75]
     two.wait_for('settings')

@@ -1,5 +1,6 @@
 """The cache of embeddings: the same results, computed once, whatever happens to the folder."""
 
+import itertools
 import os
 import pathlib
 import signal
@@ -132,7 +133,9 @@ def test_entries_are_whole_under_concurrent_writers_that_are_killed(tmp_path):
   writers = [_start_writer(tmp_path, 10**9) for _ in range(2)]
   cache = VectorCache(tmp_path, 2048)
   found = 0
-  for i in range(1_000):
+  for i in itertools.count():
+    if found == 1000:
+      break
     vector = cache.get(f'{i % 50:04x}')
     if vector is not None:
       found += 1
@@ -140,7 +143,6 @@ def test_entries_are_whole_under_concurrent_writers_that_are_killed(tmp_path):
   for writer in writers:
     writer.send_signal(signal.SIGKILL)
     writer.wait()
-  assert found > 100
   for path in tmp_path.glob('00/*'):
     number = int(path.name, 16)
     np.testing.assert_array_equal(cache.get(path.name), np.float32(number))
