@@ -118,7 +118,7 @@ def _recording(bench: Bench, excerpt: Excerpt, column: str, key: str) -> Sample:
     return Made(audio, codes, {'start_secs': excerpt.start_secs, 'samples': len(audio)})
 
   depends = ['recording', track.sha256, excerpt.start_secs, excerpt.secs, bench.codec_hash,
-             bench.spec.target_levels]  # fmt: skip
+             bench.spec.target_levels, bench.data.levelling]  # fmt: skip
   return bench.store.take(
     depends, make, key=key, column=column, kind='anchor', source='recording',
     track_id=track.track_id, title=_title(track),

@@ -13,7 +13,8 @@ from evaluation import identity
 from evaluation.excerpts import TokenRecord
 from evaluation.token_losses import count_codes
 from models.spec import LiveMusicSpec
-from preprocessing.audio import AudioError, read_audio, read_blocks
+from preprocessing import features, measurement
+from preprocessing.audio import AudioError, read_audio
 from preprocessing.manifest import MANIFEST_FILE, Track, read_manifest
 
 TRAIN = 'train'
@@ -56,6 +57,11 @@ class PreparedData:
     self._spec = spec
     self._stats = json.loads((folder / STATS_FILE).read_text(encoding='utf-8'))
     self._tracks = read_manifest(folder / MANIFEST_FILE)
+    known = {field.name for field in dataclasses.fields(features.ClipOptions)}
+    clips = {name: value for name, value in self._stats['clips'].items() if name in known}
+    self._clips = features.ClipOptions(**clips)
+    # Peak and loudness of files that were heard; each is decoded once for them.
+    self._levels: dict[str, tuple[float, float]] = {}
 
   @classmethod
   def open(
@@ -108,6 +114,11 @@ class PreparedData:
     if counts is None:
       raise ValueError(f'{self.folder} has no training records; the unigram anchor needs some.')
     self.training_counts = counts
+
+  @property
+  def levelling(self) -> list[float | None]:
+    """What the audio of an excerpt depends on beside its file: peak in dBFS, loudness in LUFS."""
+    return [self._clips.peak_dbfs, self._clips.loudness_lufs]
 
   def held_out_records(self) -> Iterator[TokenRecord]:
     """All records of the held-out split."""
@@ -169,17 +180,17 @@ class PreparedData:
     return [
       ['Data', str(self.folder)],
       ['Splits', '; '.join(splits)],
+      ['Level', _level_text(self._clips)],
       ['Data fingerprint', self._stats['fingerprint'][:16]],
       ['Manifest hash', identity.file_hash(self.folder / MANIFEST_FILE)],
     ]
 
   def _gain(self, track: Track) -> np.float32:
-    """Brings the peak of the whole track to that of the prepared clips."""
-    peak_dbfs = self._stats['clips']['peak_dbfs']
-    peak = max((float(np.abs(block).max()) for block in read_blocks(track.path)), default=0.0)
-    if peak_dbfs is None or not peak:
-      return np.float32(1)
-    return np.float32(10 ** (peak_dbfs / 20) / peak)
+    """Brings the whole track to the level of the prepared clips, by their own rule."""
+    if track.path not in self._levels:
+      by_loudness = self._clips.loudness_lufs is not None
+      self._levels[track.path] = measurement.level(track.path, with_loudness=by_loudness)
+    return np.float32(features.level_gain(*self._levels[track.path], self._clips))
 
   def _records(self, split: str) -> Iterator[TokenRecord]:
     from preprocessing.records import read_split
@@ -196,3 +207,10 @@ class PreparedData:
     turns = itertools.zip_longest(*genres.values())
     ordered = [track for turn in turns for track in turn if track is not None]
     return sorted(ordered, key=lambda track: track.duration_secs < secs)
+
+
+def _level_text(clips: features.ClipOptions) -> str:
+  peak = 'none' if clips.peak_dbfs is None else f'{clips.peak_dbfs:g} dBFS'
+  if clips.loudness_lufs is None:
+    return f'tracks scaled to a peak of {peak}, as prepared'
+  return f'tracks scaled to {clips.loudness_lufs:g} LUFS, peak limit {peak}, as prepared'

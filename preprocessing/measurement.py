@@ -106,8 +106,7 @@ def measure(
   side, total, energy = 0.0, np.zeros([1]), np.zeros([1])
   clipped, flat, peaks, windows = 0, 0, _Peaks(), [np.zeros([0])]
   loudness = spectrum = None
-  for block in audio.read_blocks(path):
-    block = block[:, :2]
+  for block in map(_used, audio.read_blocks(path)):
     if (place := first_not_finite(block)) is not None:
       place_secs = (frames + place) / sample_rate
       return Measurement(place_secs, math.nan, math.nan, math.nan, 0.0, 0.0, False, False)
@@ -156,6 +155,32 @@ def measure(
     peak_secs=peaks.peak_frame / sample_rate,
     flat_share=flat / (count * channels),
   )
+
+
+def level(path: str, *, with_loudness: bool = True) -> tuple[float, float]:
+  """Peak and loudness in LUFS of a whole file, equal to those of `measure`.
+
+  Args:
+    path: of the file.
+    with_loudness: False leaves the loudness at -inf, which is quicker.
+
+  Raises:
+    audio.AudioError: the decoder fails.
+  """
+  peak, loudness = 0.0, None
+  with audio.decodable(path) as local:
+    sample_rate = audio.read_header(local).sample_rate
+    for block in map(_used, audio.read_blocks(local)):
+      peak = max(peak, float(np.abs(block).max()))
+      if with_loudness:
+        loudness = loudness or LoudnessMeter(sample_rate, block.shape[1])
+        loudness.add(block)
+  return peak, loudness.loudness_lufs() if loudness else -math.inf
+
+
+def _used(block: np.ndarray) -> np.ndarray:
+  """The channels of a block [n, any] that are used."""
+  return block[:, :2]
 
 
 def first_not_finite(block: np.ndarray) -> int | None:

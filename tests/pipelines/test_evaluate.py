@@ -83,6 +83,8 @@ class Data:
   def describe(self):
     return [['Data', 'six hand-made tracks']]
 
+  levelling = [-1.0, None]
+
   def _records(self, names):
     for name in names:
       rng = np.random.default_rng(ord(name))

@@ -8,6 +8,7 @@ import soundfile
 
 from models.spec import LiveMusicSpec
 from pipelines.prepared_data import PreparedData
+from preprocessing import features, measurement, quality
 from preprocessing.features import ClipTokens
 from preprocessing.manifest import Track, write_manifest
 from preprocessing.records import RecordInfo, encode_record, shard_name, write_shard
@@ -94,6 +95,29 @@ def test_audio_is_levelled_as_prepared_and_problems_are_told(data):
   assert np.abs(recordings[0].audio).max() == pytest.approx(10 ** (-6 / 20), abs=1e-3)
   assert [p['what'] for p in opened.problems] == ['Audio of B', 'Audio of C']
   assert 'gone.wav' in opened.problems[0]['why']
+
+
+@pytest.mark.parametrize('peak_dbfs', [-1.0, -20.0, None])
+def test_audio_is_levelled_by_loudness_where_the_corpus_was(data, monkeypatch, peak_dbfs):
+  """The gain is the tokenizer's: to the loudness, but no further than the peak allows."""
+  opened = PreparedData.open(data[0], SPEC)
+  path = str(data[0] / 'a.wav')
+  _, loudness = measurement.level(path)
+  found = quality.measure(path, RATE)
+  assert (found.peak, found.loudness_lufs) == measurement.level(path)
+  options = features.ClipOptions(peak_dbfs=peak_dbfs, loudness_lufs=loudness - 12)
+  monkeypatch.setattr(opened, '_clips', options)
+  (recording,) = opened.read_audio(5, 2.5)
+  x, _ = soundfile.read(path, dtype='float32')
+  gain = np.abs(recording.audio).max() / np.abs(x[: len(recording.audio)]).max()
+  limit = 20 * np.log10(found.peak)
+  assert 20 * np.log10(gain) == pytest.approx(min(-12.0, (peak_dbfs or 0) - limit), abs=1e-3)
+  assert opened.levelling == [peak_dbfs, loudness - 12]
+  reads = []
+  monkeypatch.setattr(measurement, 'level', lambda path, **_: reads.append(path))
+  (track, *_) = opened.tracks()
+  opened.read_excerpt(track, 0, 1)
+  assert not reads  # A file is decoded once for its level.
 
 
 def test_tokens_of_other_models_are_refused(data):
