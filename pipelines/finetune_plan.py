@@ -1,7 +1,6 @@
 """What a fine-tuning will take: music, tokens, steps, memory and time, before any of it is done."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import jax
 from models import adapters
 from models.adapted import METHODS, AdaptedModel, language_model
 from models.depthformer import flops
+from models.record_shards import TokenFolder, find_token_folder
 from models.spec import LiveMusicSpec
 from pipelines.device_peak import device_peak
 from pipelines.plan_chips import CHIPS, Slice
@@ -150,10 +150,7 @@ def read_catalog(catalog: pathlib.Path, validation_share: float = 0.1) -> Catalo
 
 
 def _prepared_rejects(catalog: pathlib.Path) -> dict[str, int]:
-  from tasks.source import find_token_folder
-
-  stats = json.loads((find_token_folder(catalog) / 'stats.json').read_text(encoding='utf-8'))
-  return dict(stats.get('rejects', {}))
+  return dict(TokenFolder(find_token_folder(catalog)).stats.get('rejects', {}))
 
 
 def make_plan(

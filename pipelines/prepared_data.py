@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from evaluation import identity
 from evaluation.excerpts import TokenRecord
 from evaluation.token_losses import count_codes
+from models.record_shards import TokenFolder, find_token_folder
 from models.spec import LiveMusicSpec
 from preprocessing import features, measurement
 from preprocessing.audio import AudioError, read_audio
@@ -19,7 +19,6 @@ from preprocessing.manifest import MANIFEST_FILE, Track, read_manifest
 
 TRAIN = 'train'
 HELD_OUT_SPLITS = ('test', 'validation')
-STATS_FILE = 'stats.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +54,11 @@ class PreparedData:
     self.problems: list[dict[str, str]] = []
     self.training_counts: np.ndarray | None = None
     self._spec = spec
-    self._stats = json.loads((folder / STATS_FILE).read_text(encoding='utf-8'))
+    self._tokens = TokenFolder(folder)
     self._tracks = read_manifest(folder / MANIFEST_FILE)
     known = {field.name for field in dataclasses.fields(features.ClipOptions)}
-    clips = {name: value for name, value in self._stats['clips'].items() if name in known}
-    self._clips = features.ClipOptions(**clips)
+    clips = self._tokens.stat('clips', dict).items()
+    self._clips = features.ClipOptions(**{name: value for name, value in clips if name in known})
     # Peak and loudness of files that were heard; each is decoded once for them.
     self._levels: dict[str, tuple[float, float]] = {}
 
@@ -75,18 +74,17 @@ class PreparedData:
       split: None takes the first of 'test' and 'validation' that has records.
 
     Raises:
-      ValueError: there are no finished records, or none of that split.
+      ValueError: there are no finished records, none of that split, or their shards are damaged.
     """
-    from tasks.source import find_token_folder
-
-    folder = find_token_folder(data_dir)
-    stats = json.loads((folder / STATS_FILE).read_text(encoding='utf-8'))
-    filled = [name for name, facts in stats['splits'].items() if facts['records']]
+    folder = TokenFolder(find_token_folder(data_dir))
+    filled = [name for name in folder.splits if folder.num_records(name)]
     wanted = HELD_OUT_SPLITS if split is None else (split,)
     known = [name for name in wanted if name in filled]
     if not known:
-      raise ValueError(f'{folder} has no records of {" or ".join(wanted)}; it has {filled}.')
-    return cls(folder, spec, known[0])
+      raise ValueError(f'{folder.path} has no records of {" or ".join(wanted)}; it has {filled}.')
+    for name in {known[0], TRAIN} & set(filled):
+      folder.shards(name)  # Before hours of work with the models.
+    return cls(pathlib.Path(folder.path), spec, known[0])
 
   def check(self, codec: Any, style: Any):
     """Makes sure that the tokens were made by these models.
@@ -95,7 +93,7 @@ class PreparedData:
       ValueError: they were not; names both hashes.
     """
     for kind, model in (('codec', codec), ('style', style)):
-      expected = self._stats[f'{kind}_hash']
+      expected = self._tokens.stat(f'{kind}_hash', str)
       if expected != model.content_hash:
         raise ValueError(
           f'{self.folder} holds tokens of the {kind} model {expected}, the language model speaks '
@@ -175,13 +173,13 @@ class PreparedData:
     """[[name, value]] for the report."""
     splits = [
       f'{name}: {facts["tracks"]} tracks, {facts["records"]} records, {60 * facts["hours"]:.1f} min'
-      for name, facts in self._stats['splits'].items()
+      for name, facts in self._tokens.stat('splits', dict).items()
     ]
     return [
       ['Data', str(self.folder)],
       ['Splits', '; '.join(splits)],
       ['Level', _level_text(self._clips)],
-      ['Data fingerprint', self._stats['fingerprint'][:16]],
+      ['Data fingerprint', self._tokens.fingerprint[:16]],
       ['Manifest hash', identity.file_hash(self.folder / MANIFEST_FILE)],
     ]
 

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import inspect
 import itertools
-import json
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ import optax
 from models import folder_marker
 from models.adapted import AdaptedModel
 from models.depthformer import DepthformerModel
+from models.record_shards import TokenFolder, find_token_folder
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 from pipelines import initial_params
 from pipelines.checkpoint_sources import checkpoint_identity, write_model_file
@@ -24,7 +24,7 @@ from pipelines.device_peak import run_efficiency
 from pipelines.precompile import StepOptions, compile_step, describe_memory
 from training import hosts, loop
 from training.best import KeepBest
-from training.checkpoints import saved_steps
+from training.checkpoints import find_checkpoint
 from training.feed import MixedFeed, TokenFeed
 from training.metrics import sum_metrics, summarize
 from training.partitioning import Partitioning, PjitPartitioner
@@ -138,7 +138,7 @@ def train(
   if first and isinstance(trainable, LANGUAGE_MODELS) and identity:
     write_model_file(folder, trainable, **identity)
   start = None
-  if not saved_steps(folder):
+  if not _has_checkpoint(folder):
     if start_params is not None:
       start = start_params()
     elif initial_checkpoint_path:
@@ -215,6 +215,14 @@ def make_optimizer(optimizer: Optimizer | Callable[..., Optimizer], trainable: A
   if 'stacked' in inspect.signature(optimizer).parameters and hasattr(trainable, 'layer_axes'):
     optimizer = functools.partial(optimizer, stacked=trainable.layer_axes())
   return optimizer()
+
+
+def _has_checkpoint(folder: pathlib.Path) -> bool:
+  try:
+    find_checkpoint(folder)
+  except FileNotFoundError:
+    return False
+  return True
 
 
 class HeldOutLoss:
@@ -317,15 +325,15 @@ def token_feed(
 
 
 def token_identity(data_dir: str) -> dict[str, str]:
-  """Names and hashes of the codec and the style model that made the tokens in `data_dir`."""
-  from tasks.source import find_token_folder
+  """Names and hashes of the codec and the style model that made the tokens in `data_dir`.
 
-  stats = json.loads((find_token_folder(data_dir) / 'stats.json').read_text(encoding='utf-8'))
+  Raises:
+    TokenDataError: no finished records there, or their stats.json does not say.
+  """
+  folder = TokenFolder(find_token_folder(data_dir))
+  (codec, codec_hash), (style, style_hash) = folder.made_by('codec'), folder.made_by('style')
   return {
-    'codec_name': stats['codec'],
-    'codec_hash': stats['codec_hash'],
-    'style_name': stats['style'],
-    'style_hash': stats['style_hash'],
+    'codec_name': codec, 'codec_hash': codec_hash, 'style_name': style, 'style_hash': style_hash
   }
 
 

@@ -7,8 +7,10 @@ files, and the records are counted against the manifest, whatever a runner says.
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from etils import epath
 from tqdm import tqdm
 
-from models import folder_marker
+from models import folder_marker, record_shards
 from preprocessing import features, manifest, parts, shards, units, work
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ _HASH_DIGITS = 12
 # Files of a data set: ours, and those of its TFDS description.
 _OWN_NAME = re.compile(
   r'.+-(train|validation|test)\.tfrecord-\d{5,}-of-\d{5,}'
-  rf'|(dataset_info|features|stats)\.json|{re.escape(manifest.MANIFEST_FILE)}'
+  rf'|(dataset_info|features|shards|stats)\.json|{re.escape(manifest.MANIFEST_FILE)}'
   rf'|{_COMPLETED}|{_BUILDING}|{re.escape(folder_marker.MARKER_FILE)}'
 )
 
@@ -154,13 +156,22 @@ def write_dataset(
     RuntimeError: shards are missing, or do not hold as many records as they should.
   """
   final = epath.Path(options.dataset_dir)
-  if _completed_fingerprint(final) == stats['fingerprint']:
+  same = _completed_fingerprint(final) == stats['fingerprint']
+  damage = _damage(final) if same else ''
+  if same and not damage:
     return False
   from preprocessing import records
 
   building = _building_folder(final, stats['fingerprint'])
-  lengths = _write_shards(clips, options, output, building)
+  if damage:
+    print(f'{damage} Made again.', flush=True)
+    _keep_whole_shards(final, building)
+  facts = _write_shards(clips, options, output, building)
+  lengths: dict[str, list[int]] = collections.defaultdict(list)
+  for (split, _), found in facts.items():
+    lengths[split].append(found.num_records)
   records.write_metadata(building, options.name, options.version, lengths, stats['about'])
+  _write_facts(building, {name: found for (_, name), found in facts.items()})
   manifest_text = (epath.Path(output) / manifest.MANIFEST_FILE).read_bytes()
   with parts.atomic_file(building / manifest.MANIFEST_FILE) as file:
     file.write(manifest_text)
@@ -179,9 +190,9 @@ def _write_shards(
   options: PrepareOptions,
   output: epath.PathLike,
   building: epath.Path,
-) -> dict[str, list[int]]:
-  """Writes what is missing of the shards; returns the records of each, by split."""
-  from preprocessing import pipeline, records
+) -> dict[tuple[str, str], record_shards.ShardFacts]:
+  """Writes what is missing of the shards; returns the facts of each by (split, file name)."""
+  from preprocessing import pipeline
 
   layout = [
     (split, order, shard, count)
@@ -214,16 +225,53 @@ def _write_shards(
     pipeline.run_ranges(missing, pipeline.WriteShards(how), beam_args=options.beam_args, look=look)
   there = {path.name for path in building.iterdir()}
   _refuse_missing([s.target for s in plan if epath.Path(s.target).name not in there], len(missing))
-  lengths: dict[str, list[int]] = collections.defaultdict(list)
+  facts = {}
   for shard, (split, *_) in zip(plan, layout, strict=True):
-    found = records.count_records(shard.target, compression)
-    if found != shard.count:
+    found = record_shards.shard_facts(shard.target, compression)
+    if found.num_records != shard.count:
       raise RuntimeError(
-        f'{shard.target} has {found} records, the manifest gives {shard.count}. '
+        f'{shard.target} has {found.num_records} records, the manifest gives {shard.count}. '
         f'Delete it and run again.'
       )
-    lengths[split].append(found)
-  return dict(lengths)
+    facts[split, epath.Path(shard.target).name] = found
+  return facts
+
+
+def _write_facts(folder: epath.Path, facts: dict[str, record_shards.ShardFacts]):
+  """Writes down what whole shards look like, for those who read them later."""
+  rows = {name: [known.num_bytes, known.num_records, known.ends] for name, known in facts.items()}
+  with parts.atomic_file(folder / record_shards.SHARDS_FILE) as file:
+    file.write(json.dumps(rows).encode() + b'\n')
+
+
+def _damage(folder: epath.Path) -> str:
+  """What is wrong with a finished data set, in a sentence; '' where it is whole.
+
+  Raises:
+    ForeignShardError: a shard of something else lies in it, which must not be removed with it.
+  """
+  try:
+    found = record_shards.TokenFolder(folder)
+    names = [name for split in found.splits for name in found.shards(split)]
+    if not (folder / record_shards.SHARDS_FILE).exists():  # Made before these were written down.
+      facts = {
+        epath.Path(name).name: record_shards.shard_facts(name, found.compression) for name in names
+      }
+      _write_facts(folder, facts)
+  except record_shards.ForeignShardError:
+    raise
+  except record_shards.TokenDataError as error:
+    return error.problem
+  return ''
+
+
+def _keep_whole_shards(folder: epath.Path, building: epath.Path):
+  """Takes the shards of a damaged data set that are whole over into one in the making."""
+  if not parts.is_local(folder):
+    return
+  for name in record_shards.whole_shards(folder):
+    with contextlib.suppress(FileExistsError):
+      os.link(folder / name, building / name)
 
 
 def _refuse_missing(missing: Sequence[str], asked: int):

@@ -256,7 +256,7 @@ def read_manifest(path: str | os.PathLike) -> list[Track]:
   Raises:
     ManifestError: lists all faults by line and column.
   """
-  path = files.place(path)
+  path = os.fspath(path)
   folder = path.rpartition('/')[0]
   tracks: list[Track] = []
   faults: list[Fault] = []
@@ -271,11 +271,7 @@ def read_manifest(path: str | os.PathLike) -> list[Track]:
     if wrong:
       faults += wrong
       continue
-    try:
-      track = _track_from_row(row, folder)
-    except files.PathError as error:
-      faults.append(Fault(number, 'path', str(error).rstrip('.')))
-      continue
+    track = _track_from_row(row, folder)
     first = lines.setdefault(track.track_id, number)
     if first != number:
       faults.append(

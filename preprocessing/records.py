@@ -5,30 +5,34 @@ Folders are local or, by etils.epath, in a bucket.
 """
 
 import dataclasses
-import gzip
 import json
-import math
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from etils import epath
+from google.protobuf.message import DecodeError
 
+from models.record_shards import (
+  COMPLETION_MARKER,
+  STATS_FILE,
+  TokenDataError,
+  TokenFolder,
+  check_record,
+  count_records,
+  error_text,
+)
 from preprocessing import parts
 from preprocessing.features import ClipTokens
 from preprocessing.shards import shard_name
 
 __all__ = [
-  'COMPLETION_MARKER', 'STATS_FILE', 'RecordInfo', 'compression_of', 'count_records',
+  'COMPLETION_MARKER', 'STATS_FILE', 'RecordInfo', 'count_records',
   'decode_record', 'encode_record', 'read_shards', 'read_split', 'shard_name', 'split_shards',
   'write_json', 'write_metadata', 'write_shard',
 ]  # fmt: skip
-
-COMPLETION_MARKER = 'COMPLETED'
-STATS_FILE = 'stats.json'
 
 _SERIALIZED = {
   'acoustic_tokens': tf.int32,
@@ -81,17 +85,23 @@ def encode_record(
 
 
 def decode_record(record: bytes) -> tuple[ClipTokens, RecordInfo]:
-  """The inverse of `encode_record`."""
+  """The inverse of `encode_record`; of records of others, what is missing beside the tokens is ''.
+
+  Raises:
+    DecodeError, IndexError, tf.errors.OpError: `record` does not hold tokens.
+  """
   features = tf.train.Example.FromString(record).features.feature
   tensors = {
     name: tf.io.parse_tensor(features[name].bytes_list.value[0], dtype).numpy()
     for name, dtype in _SERIALIZED.items()
   }
-  start_secs = features['start_secs'].float_list.value[0]
+  start_secs = next(iter(features['start_secs'].float_list.value), 0.0)
   texts = {
-    name: features[name].bytes_list.value[0].decode() for name in ('track_id', 'caption', 'licence')
+    name: b''.join(features[name].bytes_list.value).decode()
+    for name in ('track_id', 'caption', 'licence')
   }
-  info = RecordInfo(index=features['index'].int64_list.value[0], start_secs=start_secs, **texts)
+  index = next(iter(features['index'].int64_list.value), -1)
+  info = RecordInfo(index=index, start_secs=start_secs, **texts)
   return ClipTokens(start_secs=start_secs, **tensors), info
 
 
@@ -116,75 +126,54 @@ def write_shard(path: epath.PathLike, records: Iterable[bytes], compression: str
         writer.write(record)
 
 
-def count_records(path: epath.PathLike, compression: str = '') -> int:
-  """Counts the records of a shard by their lengths, without parsing them.
+def read_shards(paths: Sequence[epath.PathLike]) -> Iterator[tuple[ClipTokens, RecordInfo]]:
+  """Decodes the records of shards of one folder, one shard after the other.
 
   Raises:
-    ValueError: the file ends inside a record.
+    TokenDataError: a record is damaged or does not hold tokens; names shard and record.
   """
-  path = epath.Path(path)
-  with path.open('rb') as raw:
-    if compression:
-      with gzip.open(raw) as file:
-        return _count(file, math.inf, path)
-    return _count(raw, path.stat().length, path)
-
-
-def _count(file: IO[bytes], size: float, path: epath.Path) -> int:
-  position = count = 0
-  try:
-    while position < size:
-      file.seek(position)
-      header = file.read(8)
-      if not header and size == math.inf:
-        return count
-      # Length (8 bytes), its checksum (4), the record, its checksum (4).
-      position += 16 + int.from_bytes(header, 'little')
-      count += 1
-  except EOFError:
-    position = -1
-  if position != size:
-    raise ValueError(f'{path} ends inside of record {count - 1}.')
-  return count
-
-
-def compression_of(folder: epath.PathLike) -> str:
-  """How the shards of a folder are compressed, as its statistics say; '' where there are none."""
-  try:
-    stats = json.loads((epath.Path(folder) / STATS_FILE).read_text())
-  except FileNotFoundError:
-    return ''
-  return stats.get('format', {}).get('compression', '')
-
-
-def read_shards(paths: Sequence[epath.PathLike]) -> Iterator[tuple[ClipTokens, RecordInfo]]:
-  """Decodes the records of shards of one folder, one shard after the other."""
   if not paths:
     return
-  compression = compression_of(epath.Path(paths[0]).parent)
-  files = [os.fspath(path) for path in paths]
-  for record in tf.data.TFRecordDataset(files, compression).as_numpy_iterator():
-    yield decode_record(record)
+  folder = TokenFolder(epath.Path(paths[0]).parent)
+  for path in paths:
+    yield from _read_shard(path, folder)
+
+
+def _read_shard(
+  path: epath.PathLike, folder: TokenFolder
+) -> Iterator[tuple[ClipTokens, RecordInfo]]:
+  place = 0
+  dataset = tf.data.TFRecordDataset(os.fspath(path), folder.compression)
+  try:
+    for record in dataset.as_numpy_iterator():
+      tokens, info = decode_record(record)
+      if fault := check_record(tokens.acoustic_tokens, tokens.style_tokens):
+        raise TokenDataError(f'index {info.index}, track {info.track_id!r}: {fault}')
+      yield tokens, info
+      place += 1
+  except (tf.errors.OpError, DecodeError, IndexError, ValueError) as error:
+    if isinstance(error, tf.errors.NotFoundError):
+      raise FileNotFoundError(f'{path} is not there.') from None
+    raise TokenDataError(
+      f'{path}: record {place} is damaged ({error_text(error)}). {folder.remake(path)}'
+    ) from None
 
 
 def split_shards(folder: epath.PathLike, split: str) -> list[epath.Path]:
-  """The shards of a split, in order.
+  """The shards of a split, in order, each whole as seen from outside.
 
   Raises:
-    ValueError: the folder has none.
+    TokenDataError: the folder has none, or one is missing, damaged or of another data set.
   """
-  named = re.compile(rf'.+-{re.escape(split)}\.tfrecord-\d+-of-\d+')
-  shards = sorted(path for path in epath.Path(folder).iterdir() if named.fullmatch(path.name))
-  if not shards:
-    raise ValueError(f'{folder} has no shards of a split {split!r}.')
-  return shards
+  folder = TokenFolder(folder)
+  return [epath.Path(path) for path in folder.shards(split)]
 
 
 def read_split(folder: epath.PathLike, split: str) -> Iterator[tuple[ClipTokens, RecordInfo]]:
   """Decodes all records of a split, shard by shard; `info.index` tells their place.
 
   Raises:
-    ValueError: the folder has no such split.
+    TokenDataError: the folder has no such split, or something in it is damaged.
   """
   yield from read_shards(split_shards(folder, split))
 
@@ -210,7 +199,10 @@ def write_metadata(
     tfds.core.SplitInfo(
       name=split,
       shard_lengths=lengths,
-      num_bytes=sum(path.stat().length for path in split_shards(folder, split)),
+      num_bytes=sum(
+        (epath.Path(folder) / shard_name(name, split, shard, len(lengths))).stat().length
+        for shard in range(len(lengths))
+      ),
       filename_template=template.replace(split=split),
     )
     for split, lengths in shard_lengths.items()

@@ -1,14 +1,14 @@
 """Looking into shards: what a record says, and its codes decoded back to audio."""
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from etils import epath
 
 from models import folder_marker
+from models.record_shards import NoSplitError, TokenFolder, find_token_folder
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 from preprocessing import audio
 
@@ -42,34 +42,14 @@ def find_shards(data: epath.PathLike, split: str | None = None) -> list[epath.Pa
     raise FileNotFoundError(f'{path} is neither a shard nor a folder.')
   if not path.is_dir():
     return [path]
-  # No patterns: a folder's name may hold what is one.
-  folders = [path, *(inner for child in _folders(path) for inner in _folders(child))]
-  found = [folder for folder in folders if (folder / records.COMPLETION_MARKER).exists()]
-  if len(found) != 1:
-    raise ValueError(f'{path} holds {len(found)} finished data sets, name one: {found}.')
+  folder = find_token_folder(path, listed=False)
   for name in [split] if split else _SPLITS:
     try:
-      return records.split_shards(found[0], name)
-    except ValueError:
+      return records.split_shards(folder, name)
+    except NoSplitError:
       if split:
         raise
-  raise ValueError(f'{found[0]} has no shards.')
-
-
-def _folders(path: epath.Path) -> list[epath.Path]:
-  """The folders in a folder, sorted; hidden ones are data sets in the making."""
-  shown = (child for child in path.iterdir() if not child.name.startswith('.'))
-  return sorted(child for child in shown if child.is_dir())
-
-
-def statistics(shard: epath.Path) -> dict[str, Any]:
-  """stats.json beside a shard; {} where there is none."""
-  from preprocessing import records
-
-  try:
-    return json.loads((shard.parent / records.STATS_FILE).read_text())
-  except FileNotFoundError:
-    return {}
+  raise ValueError(f'{folder} has no shards.')
 
 
 def inspect(
@@ -95,12 +75,14 @@ def inspect(
   """
   from preprocessing import records
 
-  stats = statistics(shards[0])
-  if codec is not None and stats and stats['codec_hash'] != codec.content_hash:
-    raise ValueError(
-      f'{shards[0].parent} holds tokens of the codec {stats["codec"]!r} ({stats["codec_hash"]}), '
-      f'the one given is {codec.content_hash}. Give that codec with --codec.'
-    )
+  folder = TokenFolder(shards[0].parent)
+  if codec is not None and folder.stats:
+    name, known_hash = folder.made_by('codec')
+    if known_hash != codec.content_hash:
+      raise ValueError(
+        f'{folder.path} holds tokens of the codec {name!r} ({known_hash}), the one given is '
+        f'{codec.content_hash}. Give that codec with --codec.'
+      )
   for tokens, info in itertools.islice(records.read_shards(shards), number):
     codes, styles = tokens.acoustic_tokens, tokens.style_tokens
     secs = len(codes) / spec.frame_rate
@@ -135,11 +117,13 @@ def report(
   if number < 1:
     raise ValueError(f'number={number} must be at least 1.')
   shards = find_shards(data, split)
-  stats = statistics(shards[0])
-  yield f'{shards[0].parent}: {stats.get("about", "no statistics")}'
+  folder = TokenFolder(shards[0].parent)
+  stats = folder.stats
+  yield f'{folder.path}: {stats.get("about", "no statistics")}'
+  yield from folder.notes()
   stored = stats.get("format", "(unknown)")
   yield f"{len(shards)} shards, stored as {stored}; records of {shards[0].name} first"
   from models.spectrostream import SpectroStream
 
-  codec = SpectroStream.load(codec_name or stats.get('codec', 'tiny'))
+  codec = SpectroStream.load(codec_name or (folder.made_by('codec')[0] if stats else 'tiny'))
   yield from inspect(shards, number, output_dir, codec, num_levels)

@@ -4,12 +4,12 @@ import dataclasses
 import functools
 import hashlib
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import seqio
 import tensorflow as tf
 
+from models.record_shards import TokenFolder
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 from tasks import metrics, preprocessors, source
 from tasks.crops import V1_CROPS, CropOptions
@@ -27,12 +27,14 @@ class TaskInfo:
     spec: token layout.
     examples_per_record: most examples that one record gives in one epoch.
     settings: what the task was registered with; a second registration must agree.
+    content: fingerprint of the data set; '' for shards without one.
   """
 
   name: str
   spec: LiveMusicSpec
   examples_per_record: int
   settings: tuple
+  content: str
 
 
 _INFOS: dict[str, TaskInfo] = {}
@@ -150,12 +152,14 @@ def _register(
   if (data_dir is None) == (files is None):
     raise ValueError('Give either data_dir or files.')
   if files is None:
-    folder = source.find_token_folder(data_dir)
-    place = str(folder.resolve())
+    folder = TokenFolder(source.find_token_folder(data_dir).resolve())
+    place, content = str(folder.path), folder.fingerprint
     embeddings = style is not None and style.needs_embeddings
-    open_source = functools.partial(_folder_source, folder, spec, embeddings)
+    open_source = functools.partial(
+      source.TokenRecordSource.of_folder, folder, spec, embeddings=embeddings
+    )
   else:
-    place = repr(sorted((split, tuple(paths)) for split, paths in files.items()))
+    place, content = repr(sorted((split, tuple(paths)) for split, paths in files.items())), ''
     open_source = functools.partial(source.TokenRecordSource, dict(files), spec=spec)
   settings = (place, spec, examples_per_record, crops, style.identity if style else None)
   name = name or f'{prefix}_{hashlib.sha256(repr(settings).encode()).hexdigest()[:12]}'
@@ -163,7 +167,9 @@ def _register(
   if known is not None:
     if known.settings != settings:
       raise ValueError(f'Task {name!r} is registered with other settings; choose another name.')
-    return name
+    if known.content == content:
+      return name
+    seqio.TaskRegistry.remove(name)  # The data set was made anew in the same folder.
   seqio.TaskRegistry.add(
     name,
     source=open_source(),
@@ -172,17 +178,6 @@ def _register(
     # T5X and SeqIO evaluate tasks that have metrics.
     metric_fns=[metrics.log_likelihood] if crops is None else [],
   )
-  _INFOS[name] = TaskInfo(name, spec, examples_per_record, settings)
+  _INFOS[name] = TaskInfo(name, spec, examples_per_record, settings, content)
   return name
 
-
-def _folder_source(
-  folder: pathlib.Path, spec: LiveMusicSpec, embeddings: bool
-) -> source.TokenRecordSource:
-  return source.TokenRecordSource(
-    source.split_files(folder),
-    source.split_sizes(folder),
-    spec,
-    embeddings=embeddings,
-    compression=source.compression_of(folder),
-  )

@@ -4,94 +4,44 @@ Record i of a split lies in shard i mod S, so reading the S shards round-robin g
 the order of their index. Counting on through the epochs, example n of the stream is record
 n mod N in epoch n // N, and belongs to host n mod H. A host therefore reads in each epoch those
 shards whose number has one residue mod H; the residue moves on by N from epoch to epoch.
+
+Shards are looked at before the first record is read (`models.record_shards`). Checksums, the number
+of records in an epoch, each record's own index and the range of its codes are checked on the way.
 """
 
 import functools
-import json
 import pathlib
-import re
+from collections.abc import Mapping, Sequence
 
 import seqio
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
+from models import record_shards
+from models.record_shards import (
+  COMPLETION_MARKER,
+  TokenDataError,
+  TokenFolder,
+  check_record,
+  error_text,
+)
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 
+__all__ = ['COMPLETION_MARKER', 'TokenDataError', 'TokenRecordSource', 'find_token_folder']
+
 _EMBEDDINGS = ('style_embeddings',)
-COMPLETION_MARKER = 'COMPLETED'
-_SHARD_NAME = re.compile(
-  r'(?P<name>.+)-(?P<split>[^-]+)\.tfrecord-(?P<shard>\d{5,})-of-(?P<num>\d{5,})'
-)
+# Beside the tokens; records of others have neither.
+_PLACE = {
+  'index': tf.io.FixedLenFeature([], tf.int64, -1),
+  'track_id': tf.io.FixedLenFeature([], tf.string, ''),
+}
+# Shards that are searched for the record behind an error of TensorFlow, which names none.
+_MAX_SEARCHED = 256
 
 
 def find_token_folder(data_dir: str | pathlib.Path) -> pathlib.Path:
-  """The one folder at or below `data_dir` (two levels at most) that holds finished token records.
-
-  Raises:
-    ValueError: no such folder, several, or one whose preparation has not finished.
-  """
-  root = pathlib.Path(data_dir).expanduser()
-  found = [
-    path.parent
-    for pattern in ('dataset_info.json', '*/dataset_info.json', '*/*/dataset_info.json')
-    for path in sorted(root.glob(pattern))
-    # Hidden folders are data sets in the making.
-    if not any(part.startswith('.') for part in path.relative_to(root).parts)
-  ]
-  finished = [folder for folder in found if (folder / COMPLETION_MARKER).exists()]
-  if len(finished) == 1:
-    return finished[0]
-  if finished:
-    raise ValueError(
-      f'{root} holds several token data sets: {", ".join(map(str, finished))}. Name one of them.'
-    )
-  if found:
-    raise ValueError(
-      f'{found[0]} has no {COMPLETION_MARKER} marker: its preparation has not finished. '
-      'Run prepare.py again; it resumes.'
-    )
-  raise ValueError(f'No token records at or below {root}. Make them with prepare.py.')
-
-
-def split_files(folder: pathlib.Path) -> dict[str, list[str]]:
-  """Shards of each split, in order.
-
-  Raises:
-    ValueError: a shard is missing.
-  """
-  shards: dict[str, dict[int, str]] = {}
-  totals: dict[str, int] = {}
-  for path in sorted(folder.iterdir()):
-    match = _SHARD_NAME.fullmatch(path.name)
-    if match:
-      shards.setdefault(match['split'], {})[int(match['shard'])] = str(path)
-      totals[match['split']] = int(match['num'])
-  for split, found in shards.items():
-    missing = sorted(set(range(totals[split])) - set(found))
-    if missing:
-      raise ValueError(f'{folder}: split {split!r} lacks shard {missing[0]} of {totals[split]}.')
-  return {split: [found[i] for i in sorted(found)] for split, found in shards.items()}
-
-
-def split_sizes(folder: pathlib.Path) -> dict[str, int]:
-  """Number of records of each split, from the TFDS metadata."""
-  info = json.loads((folder / 'dataset_info.json').read_text())
-  return {
-    split['name']: sum(int(length) for length in split['shardLengths']) for split in info['splits']
-  }
-
-
-def compression_of(folder: pathlib.Path) -> str:
-  """How shards are compressed, '' or 'GZIP', as the statistics beside them say."""
-  try:
-    stats = json.loads((folder / 'stats.json').read_text(encoding='utf-8'))
-  except FileNotFoundError:
-    return ''
-  return stats.get('format', {}).get('compression', '')
-
-
-def count_records(files: list[str], compression: str = '') -> int:
-  """Counts by reading; for files without metadata."""
-  return sum(1 for _ in tf.data.TFRecordDataset(files, compression))
+  """See `record_shards.find_token_folder`."""
+  return pathlib.Path(record_shards.find_token_folder(data_dir))
 
 
 class TokenRecordSource(seqio.DataSource):
@@ -103,30 +53,65 @@ class TokenRecordSource(seqio.DataSource):
 
   def __init__(
     self,
-    files: dict[str, list[str]],
-    num_records: dict[str, int] | None = None,
+    files: Mapping[str, Sequence[str]],
+    num_records: Mapping[str, int] | None = None,
     spec: LiveMusicSpec = MAGENTA_RT_V1,
     *,
     embeddings: bool = False,
     compression: str = '',
+    folder: TokenFolder | None = None,
   ):
-    """Of the shards of each split; `embeddings` adds 'style_embeddings' float32 [windows, D]."""
+    """Of the shards of each split.
+
+    Args:
+      files: the shards, by split, in order.
+      num_records: of each split; None counts them.
+      spec: token layout.
+      embeddings: adds 'style_embeddings' float32 [windows, D].
+      compression: of the shards, '' or 'GZIP'.
+      folder: of the data set, which gives the shards of a split once they are known to be whole, in
+        place of `files`.
+    """
     self._embeddings, self._compression = embeddings, compression
     self._files = {split: list(paths) for split, paths in files.items()}
-    self._spec = spec
+    self._spec, self._folder = spec, folder
     if num_records is None:
       num_records = {
-        split: count_records(paths, compression) for split, paths in self._files.items()
+        split: sum(record_shards.count_records(path, compression) for path in paths)
+        for split, paths in self._files.items()
       }
+      told = ', '.join(f'{count} of split {split!r}' for split, count in num_records.items())
+      print(f'Records without a dataset_info.json are counted: {told}.', flush=True)
     super().__init__(splits=sorted(self._files), num_input_examples=num_records)
+
+  @classmethod
+  def of_folder(
+    cls, folder: TokenFolder, spec: LiveMusicSpec = MAGENTA_RT_V1, *, embeddings: bool = False
+  ) -> 'TokenRecordSource':
+    """Of what prepare.py wrote; the shards of a split are looked at when it is first read."""
+    return cls(
+      dict.fromkeys(folder.splits, ()),
+      {split: folder.num_records(split) for split in folder.splits},
+      spec,
+      embeddings=embeddings,
+      compression=folder.compression,
+      folder=folder,
+    )
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
     return False
 
   def list_shards(self, split: str) -> list[str]:
+    """The shards of a split, in order.
+
+    Raises:
+      TokenDataError: there is no such split, or not all of its shards are whole.
+    """
+    if self._folder is not None:
+      return self._folder.shards(split)
     if split not in self._files:
-      raise ValueError(f'There is no split {split!r}; the data set has {sorted(self._files)}.')
+      raise TokenDataError(f'There is no split {split!r}; the data set has {sorted(self._files)}.')
     return self._files[split]
 
   def get_dataset(
@@ -157,12 +142,13 @@ class TokenRecordSource(seqio.DataSource):
     """The records n = start + host, start + host + num_hosts, ... counted through all epochs.
 
     Raises:
-      ValueError: the split is empty, or the shards do not divide among the hosts.
+      TokenDataError: the split is not there or empty, or not all of its shards are whole.
+      ValueError: the shards do not divide among the hosts.
     """
     self.list_shards(split)
     total = self.num_input_examples(split)
     if not total:
-      raise ValueError(f'Split {split!r} has no records.')
+      raise TokenDataError(f'Split {split!r} has no records.')
     if not 0 <= host < num_hosts:
       raise ValueError(f'host={host} is not in 0..{num_hosts - 1}.')
     first = start + host
@@ -196,6 +182,11 @@ class TokenRecordSource(seqio.DataSource):
       cycle_length=per_host,
       block_length=1,
     )
+    # A shard that loses records on the way would shift the order; one that loses all of them would
+    # leave an endless search for the next.
+    total = self.num_input_examples(split)
+    expected = (total - residue + num_hosts - 1) // num_hosts
+    records = records.apply(tf.data.experimental.assert_cardinality(expected))
     indexed = records.enumerate()
     return indexed.map(
       lambda position, record: self._parse(residue + position * num_hosts, record),
@@ -204,22 +195,85 @@ class TokenRecordSource(seqio.DataSource):
     )
 
   def _parse(self, index: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
+    names = ('acoustic_tokens', 'style_tokens', *_EMBEDDINGS[: self._embeddings])
     features = tf.io.parse_single_example(
-      record,
-      {
-        name: tf.io.FixedLenFeature([], tf.string)
-        for name in ('acoustic_tokens', 'style_tokens', *_EMBEDDINGS[: self._embeddings])
-      },
+      record, {name: tf.io.FixedLenFeature([], tf.string) for name in names} | _PLACE
     )
-    codes = tf.io.parse_tensor(features['acoustic_tokens'], tf.int32)
-    style = tf.io.parse_tensor(features['style_tokens'], tf.int32)
-    codes = tf.ensure_shape(codes, [None, None])[:, : self._spec.target_levels]
-    parsed = {
-      'acoustic_tokens': codes,
-      'style_tokens': tf.ensure_shape(style, [None, None]),
-      'index': index,
-    }
+    codes = tf.ensure_shape(tf.io.parse_tensor(features['acoustic_tokens'], tf.int32), [None, None])
+    style = tf.ensure_shape(tf.io.parse_tensor(features['style_tokens'], tf.int32), [None, None])
+    with tf.control_dependencies([self._assert_sound(index, features, codes, style)]):
+      codes = tf.identity(codes[:, : self._spec.target_levels])
+    parsed = {'acoustic_tokens': codes, 'style_tokens': style, 'index': index}
     for name in _EMBEDDINGS[: self._embeddings]:
       embedded = tf.io.parse_tensor(features[name], tf.float32)
       parsed[name] = tf.ensure_shape(embedded, [None, None])
     return parsed
+
+  def _assert_sound(
+    self, index: tf.Tensor, features: dict[str, tf.Tensor], codes: tf.Tensor, style: tf.Tensor
+  ) -> tf.Operation:
+    """`check_record` in the graph, and that the record's own index is its place in the split."""
+    spec = self._spec
+    least = ((codes, spec.chunk_frames, spec.target_levels), (style, 1, spec.style_levels))
+    sound = [
+      (tf.shape(values)[0] >= rows) & (tf.shape(values)[1] >= levels)
+      & (tf.reduce_min(values) >= 0) & (tf.reduce_max(values) < spec.codebook_size)
+      for values, rows, levels in least
+    ]  # fmt: skip
+    place = features['index']
+    if self._folder is not None:
+      sound.append((place == index) | (place < 0))
+    what = f'tokens outside of 0..{spec.codebook_size - 1}, too few of them, or a wrong place'
+    told = ['A token record is not sound:', what, 'record', index, 'of the split, its own index',
+            place, 'track', features['track_id']]  # fmt: skip
+    return tf.debugging.Assert(tf.reduce_all(tf.stack(sound)), told)
+
+  def explain(self, split: str, position: int, error: Exception) -> TokenDataError:
+    """What is behind an error of TensorFlow, which names neither the shard nor the record.
+
+    Args:
+      split: that was read.
+      position: of the first record, counted through the epochs, that did not come.
+      error: what was raised instead.
+    """
+    try:
+      # One may have been cut or removed since the first look.
+      files = self._folder.shards(split, anew=True) if self._folder else self.list_shards(split)
+    except TokenDataError as found:
+      return found
+    first = position % max(1, self.num_input_examples(split)) % max(1, len(files))
+    for path in (files[first:] + files[:first])[:_MAX_SEARCHED]:
+      if fault := self._fault(path, files.index(path), len(files)):
+        way_out = self._folder.remake(path) if self._folder else 'Make these records again.'
+        return TokenDataError(f'{path}: {fault}.', way_out)
+    return TokenDataError(
+      f'Split {split!r} of {pathlib.Path(files[0]).parent} could not be read behind record '
+      f'{position - 1}, and its shards look sound now: {error_text(error)}.',
+      'Check that disk, and run this again.',
+    )
+
+  def _fault(self, path: str, shard: int, num_shards: int) -> str:
+    """The first thing that is wrong in a shard, in words; '' where nothing is."""
+    place, track = 0, ''
+    try:
+      for record in tf.data.TFRecordDataset(path, self._compression).as_numpy_iterator():
+        features = tf.train.Example.FromString(record).features.feature
+        track = b''.join(features['track_id'].bytes_list.value).decode(errors='replace')
+        codes, style = (
+          tf.io.parse_tensor(features[name].bytes_list.value[0], tf.int32).numpy()
+          for name in ('acoustic_tokens', 'style_tokens')
+        )
+        index = [*features['index'].int64_list.value, -1][0]
+        wanted = shard + place * num_shards
+        if fault := check_record(codes, style, self._spec):
+          return f'record {place} (index {max(index, wanted)}, track {track!r}): {fault}'
+        if self._folder is not None and index not in (-1, wanted):
+          return f'record {place} has the index {index}, there should be record {wanted}'
+        place += 1
+    except tf.errors.NotFoundError:
+      return 'the file is gone'
+    except tf.errors.DataLossError as error:
+      return f'record {place} is damaged ({error_text(error)})'
+    except (tf.errors.OpError, IndexError, ValueError, DecodeError) as error:
+      return f'record {place} does not hold tokens ({error_text(error)})'
+    return ''

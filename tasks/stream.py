@@ -127,15 +127,23 @@ def token_batches(
     int32 [.., targets_length], 'index' int64 [..], 'epoch' int64 [..].
 
   Raises:
+    TokenDataError: a record is damaged, or is not there; names shard and record.
     ValueError: the sizes do not divide.
   """
   batches = batched_examples(
     task_name, split, batch_size, seed, start_step,
     host=host, num_hosts=num_hosts, num_epochs=num_epochs,
   )  # fmt: skip
-  pad_id = registry.task_info(task_name).spec.pad_id
-  for batch in batches.as_numpy_iterator():
-    yield _fill(batch, batch_size // num_hosts, pad_id)
+  info, size = registry.task_info(task_name), batch_size // num_hosts
+  example = start_step * batch_size
+  try:
+    for batch in batches.as_numpy_iterator():
+      yield _fill(batch, size, info.spec.pad_id)
+      example += batch_size
+  except (tf.errors.OpError, UnicodeDecodeError) as error:
+    # The second, where the message of the first quotes a damaged record.
+    source = seqio.TaskRegistry.get(task_name).source
+    raise source.explain(split, example // info.examples_per_record, error) from None
 
 
 def _fill(batch: dict[str, np.ndarray], size: int, pad_id: int) -> dict[str, np.ndarray]:

@@ -108,6 +108,44 @@ def test_bad_files_are_set_aside_with_their_reasons(prepared):
   assert result.stats['rejects'] == dict.fromkeys(reasons.values(), 1)
 
 
+def _shards_of(folder):
+  return {path.name: path.read_bytes() for path in folder.glob('*.tfrecord-*')}
+
+
+def test_damaged_shards_are_made_again_and_the_others_stay(prepared, audio_dir):
+  """The way out that readers name: delete the shard, or not even that, and the same command."""
+  result, output = prepared
+  folder = pathlib.Path(result.dataset_dir)
+  before = _shards_of(folder)
+  places = {path.name: path.stat().st_ino for path in folder.iterdir()}
+  rows = json.loads((folder / 'shards.json').read_text())
+  assert {name: row[0] for name, row in rows.items()} == {n: len(x) for n, x in before.items()}
+  assert sum(row[1] for row in rows.values()) == len(_all_records(folder))
+  emptied, *_, deleted = sorted(before)
+  (folder / emptied).write_bytes(b'')
+  (folder / deleted).unlink()
+  again = corpus.prepare_corpus(_options(audio_dir, output), load_refusing_work)
+  assert again.did_work and _shards_of(folder) == before
+  other = folder / 'other-train.tfrecord-00000-of-00001'
+  other.write_bytes(b'of somebody else')
+  with pytest.raises(ValueError, match='00000-of-00001 does not belong to this data set'):
+    corpus.prepare_corpus(_options(audio_dir, output), load_refusing_work)
+  assert other.read_bytes() == b'of somebody else'
+  other.unlink()
+  kept = before.keys() - {emptied, deleted}
+  assert kept and all((folder / name).stat().st_ino == places[name] for name in kept)
+  assert not corpus.prepare_corpus(_options(audio_dir, output), load_refusing_work).did_work
+
+
+def test_what_shards_look_like_is_written_down_for_older_data_sets(prepared, audio_dir):
+  result, output = prepared
+  path = pathlib.Path(result.dataset_dir) / 'shards.json'
+  rows = json.loads(path.read_text())
+  path.unlink()
+  assert not corpus.prepare_corpus(_options(audio_dir, output), load_refusing_work).did_work
+  assert json.loads(path.read_text()) == rows
+
+
 def test_tfds_opens_the_folder(prepared):
   result, _ = prepared
   builder = tfds.builder_from_directory(str(result.dataset_dir))

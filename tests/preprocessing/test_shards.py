@@ -11,6 +11,7 @@ import tensorflow as tf
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 
+from models.record_shards import TokenFolder
 from models.spec import MAGENTA_RT_V1 as SPEC
 from preprocessing import (
   audio,
@@ -113,7 +114,7 @@ def test_fewer_levels_and_compression(tmp_path, compression):
     assert info == _info(index)
     np.testing.assert_array_equal(tokens.acoustic_tokens, _clip(index).acoustic_tokens[:, :16])
   data = source.TokenRecordSource(
-    {'train': [str(path)]}, compression=source.compression_of(tmp_path)
+    {'train': [str(path)]}, compression=TokenFolder(tmp_path).compression
   )
   for index, example in enumerate(data.stream('train', num_epochs=1).as_numpy_iterator()):
     np.testing.assert_array_equal(
@@ -249,7 +250,7 @@ def test_records_are_shown_and_heard(tmp_path):
       list(token_inspection.inspect(found, 1, codec=Decoder()))
   finally:
     Decoder.content_hash = other
-  with pytest.raises(ValueError, match="no shards of a split 'test'"):
+  with pytest.raises(ValueError, match="no split 'test'"):
     token_inspection.find_shards(tmp_path, 'test')
   with pytest.raises(FileNotFoundError, match='neither a shard nor a folder'):
     token_inspection.find_shards(tmp_path / 'none')
