@@ -17,6 +17,7 @@ from pipelines import adapter_folders
 from pipelines.checkpoint_sources import MODEL_FILE, Source, load_source
 from pipelines.finetune_feed import GENERAL, training_embeddings
 from pipelines.output_health import NAME as OUTPUT
+from training.checkpoint_folders import saved_steps
 from training.early_stopping import HELD_OUT
 from training.metrics import read_metrics
 
@@ -57,9 +58,9 @@ def choose(run_dir: pathlib.Path) -> Choice:
   """
   lines = read_metrics(run_dir)
   by_step = {line['step']: line for line in lines if line['stream'] == HELD_OUT_STREAM}
-  saved = [int(path.name.rpartition('_')[2]) for path in run_dir.glob('checkpoint_*[0-9]')]
+  saved = saved_steps(run_dir)
   known = [
-    step for step in (0, *sorted(saved))
+    step for step in (0, *saved)
     if math.isfinite(by_step.get(step, {}).get(HELD_OUT_LOSS, math.nan))
   ]  # fmt: skip
   if 0 not in known:

@@ -24,7 +24,7 @@ from pipelines.device_peak import run_efficiency
 from pipelines.precompile import StepOptions, compile_step, describe_memory
 from training import hosts, loop
 from training.best import KeepBest
-from training.checkpoints import find_checkpoint
+from training.checkpoints import saved_steps
 from training.feed import MixedFeed, TokenFeed
 from training.metrics import sum_metrics, summarize
 from training.partitioning import Partitioning, PjitPartitioner
@@ -138,7 +138,7 @@ def train(
   if first and isinstance(trainable, LANGUAGE_MODELS) and identity:
     write_model_file(folder, trainable, **identity)
   start = None
-  if not _has_checkpoint(folder):
+  if not saved_steps(folder):
     if start_params is not None:
       start = start_params()
     elif initial_checkpoint_path:
@@ -215,14 +215,6 @@ def make_optimizer(optimizer: Optimizer | Callable[..., Optimizer], trainable: A
   if 'stacked' in inspect.signature(optimizer).parameters and hasattr(trainable, 'layer_axes'):
     optimizer = functools.partial(optimizer, stacked=trainable.layer_axes())
   return optimizer()
-
-
-def _has_checkpoint(folder: pathlib.Path) -> bool:
-  try:
-    find_checkpoint(folder)
-  except FileNotFoundError:
-    return False
-  return True
 
 
 class HeldOutLoss:

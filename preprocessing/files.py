@@ -1,15 +1,17 @@
 """Files wherever they lie: a local disk, gs://, s3://; by etils.epath, with local ones kept quick.
 
-A path is a string. What etils.epath takes for a local path is read with the standard library, so
-that odd names, links and times to the nanosecond come through; everything else goes by epath.
+A path is a string; file:/// is a local path, too. Local paths are read with the standard library,
+so that odd names, links and times to the nanosecond come through; buckets go by epath.
 """
 
 import contextlib
 import dataclasses
 import os
 import pathlib
+import re
 import shutil
 import tempfile
+import urllib.parse
 from collections.abc import Callable, Iterator
 
 from etils import epath
@@ -17,6 +19,11 @@ from etils import epath
 from models import folder_marker
 
 _COPY_BYTES = 1 << 20
+_BUCKETS = ('gs://', 's3://', 'az://')
+
+
+class PathError(ValueError):
+  """A path names a place that cannot be read; the message says which can."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,18 +35,50 @@ class FileState:
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-  """Whether a path is a URI such as gs://bucket/song.wav."""
-  return '://' in os.fspath(path)
+  """Whether a path is in a bucket, such as gs://bucket/song.wav."""
+  return os.fspath(path).startswith(_BUCKETS)
+
+
+def place(path: str | os.PathLike) -> str:
+  """A path as the functions here take it: file:///music/a%20b.wav becomes /music/a b.wav.
+
+  Raises:
+    PathError: a URI that is neither of this machine nor of a bucket.
+  """
+  path = os.fspath(path)
+  scheme, _, rest = path.partition('://')
+  if is_remote(path) or not re.fullmatch('[A-Za-z][A-Za-z0-9+.-]*', scheme) or scheme == path:
+    return path
+  if scheme.casefold() != 'file':
+    raise PathError(
+      f'{path}: {scheme}:// cannot be read; local paths, file:///, gs:// and s3:// can. Download '
+      'the file first and give its local path.'
+    )
+  host, slash, inner = rest.partition('/')
+  if not slash or host.casefold() not in ('', 'localhost'):
+    raise PathError(
+      f'{path}: file:// is followed by {host!r}, which is read as the name of a machine. Write '
+      'file:///PATH with three slashes, or the local path alone.'
+    )
+  return '/' + urllib.parse.unquote(inner, errors='surrogateescape')
 
 
 def absolute(path: str | os.PathLike, folder: str | os.PathLike = '') -> str:
-  """A full path: URIs as they are, '~' expanded, relative ones below `folder` (or the current)."""
-  path = os.fspath(path)
+  """A full path: buckets' URIs as they are, '~' expanded, relative ones below `folder`.
+
+  Args:
+    path: see `place`.
+    folder: of relative paths; '' takes the current one.
+
+  Raises:
+    PathError: see `place`.
+  """
+  path, folder = place(path), place(folder)
   if is_remote(path):
     return path
   path = os.path.expanduser(path)
   if folder and not os.path.isabs(path):
-    path = f'{os.fspath(folder).rstrip("/")}/{path}' if is_remote(folder) else os.path.join(
+    path = f'{folder.rstrip("/")}/{path}' if is_remote(folder) else os.path.join(
       os.path.expanduser(folder), path
     )  # fmt: skip
   return path if is_remote(path) else os.path.abspath(path)
@@ -103,6 +142,7 @@ def walk_all(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
 
 def state(path: str) -> FileState:
   """Size and time of a file; OSError where it cannot be had."""
+  path = place(path)
   if is_remote(path):
     status = epath.Path(path).stat()
     return FileState(status.length, round(status.mtime * 10**9))
@@ -112,13 +152,13 @@ def state(path: str) -> FileState:
 
 def read_bytes(path: str | os.PathLike) -> bytes:
   """The whole content."""
-  path = os.fspath(path)
+  path = place(path)
   return epath.Path(path).read_bytes() if is_remote(path) else pathlib.Path(path).read_bytes()
 
 
 def write_whole(path: str | os.PathLike, content: bytes):
   """Writes a file that appears whole or not at all; folders are made."""
-  path = os.fspath(path)
+  path = place(path)
   if is_remote(path):
     # Object stores show an object when it is complete.
     epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +184,7 @@ def local_file(path: str | os.PathLike) -> Iterator[str]:
   Raises:
     OSError: the file cannot be read.
   """
-  path = os.fspath(path)
+  path = place(path)
   if not is_remote(path):
     yield path
     return

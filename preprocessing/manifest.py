@@ -256,7 +256,7 @@ def read_manifest(path: str | os.PathLike) -> list[Track]:
   Raises:
     ManifestError: lists all faults by line and column.
   """
-  path = os.fspath(path)
+  path = files.place(path)
   folder = path.rpartition('/')[0]
   tracks: list[Track] = []
   faults: list[Fault] = []
@@ -271,7 +271,11 @@ def read_manifest(path: str | os.PathLike) -> list[Track]:
     if wrong:
       faults += wrong
       continue
-    track = _track_from_row(row, folder)
+    try:
+      track = _track_from_row(row, folder)
+    except files.PathError as error:
+      faults.append(Fault(number, 'path', str(error).rstrip('.')))
+      continue
     first = lines.setdefault(track.track_id, number)
     if first != number:
       faults.append(

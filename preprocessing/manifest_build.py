@@ -9,7 +9,10 @@ import dataclasses
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from tqdm import tqdm
 
 from preprocessing import audio, files, licences, manifest, music_terms, quality, scan, tables
 from preprocessing.manifest import Fault, ManifestError, Reject, Track
@@ -56,7 +59,8 @@ class BuildOptions:
     if not (self.folders or self.table or self.earlier):
       raise ValueError('Give a folder of audio, a table or an earlier manifest.')
     for path in (self.table, self.earlier):
-      if path and not files.is_remote(path) and not os.path.isfile(path):
+      local = files.place(path)
+      if path and not files.is_remote(local) and not os.path.isfile(local):
         raise FileNotFoundError(f'{path} is not a file.')
     if self.duplicates not in DUPLICATES:
       raise ValueError(f'duplicates={self.duplicates!r} is not one of {DUPLICATES}.')
@@ -132,7 +136,7 @@ def _rows(options: BuildOptions, earlier: Sequence[Track]) -> dict[str, tables.R
   """The table's rows by path; rows that name a track of the earlier manifest get its path."""
   if not options.table:
     return {}
-  rows = tables.read_table(options.table, options.columns, options.table_root)
+  rows = tables.read_table(options.table, options.columns, options.table_root, say=_say)
   paths = {track.track_id: track.path for track in earlier}
   faults = [
     Fault(row.line, options.columns.get('track_id', 'track_id'), _no_track(row, options))
@@ -142,6 +146,10 @@ def _rows(options: BuildOptions, earlier: Sequence[Track]) -> dict[str, tables.R
   if faults:
     raise ManifestError(options.table, faults)
   return {row.path or paths[row.track_id]: row for row in rows}
+
+
+def _say(line: str):
+  tqdm.write(line, file=sys.stderr)  # Above a bar.
 
 
 def _no_track(row: tables.Row, options: BuildOptions) -> str:

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from preprocessing import files, music_terms
@@ -25,10 +25,27 @@ DROP = 'drop'
 # In a mapping: a column whose name is near a field's, and that is not meant.
 IGNORE = 'ignore'
 FIELDS = (*KEYS, *FACTS, DROP)
-# Other names under which a field is found without a mapping.
-_ALIASES = {'license': 'licence', 'file': 'path', 'filename': 'path', 'filepath': 'path'}
+# Other names under which a field is found without a mapping, as `_plain` writes them.
+_ALIASES = {
+  alias: field
+  for field, aliases in {
+    'path': 'file filename filepath file_name file_path audio audio_file audio_filename audio_path '
+            'audio_filepath',
+    'track_id': 'trackid',
+    'caption': 'captions prompt prompts description descriptions text caption_text text_prompt '
+               'text_description desc',
+    'title': 'song song_name song_title track_name track_title',
+    'artist': 'artist_name performer performers band',
+    'album': 'album_name album_title',
+    'genre': 'genres',
+    'tags': 'tag keyword keywords',
+    'licence': 'license licences licenses',
+  }.items()
+  for alias in aliases.split()
+}  # fmt: skip
 _TRUE, _FALSE = ('1', 'true', 'yes', 'y', 'x'), ('', '0', 'false', 'no', 'n')
 _MAX_CELL = 1 << 20
+_NAMES_SHOWN = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +86,20 @@ def parse_columns(words: Sequence[str]) -> dict[str, str]:
   return columns
 
 
-def read_table(path: str, columns: Mapping[str, str] | None = None, root: str = '') -> list[Row]:
+def read_table(
+  path: str,
+  columns: Mapping[str, str] | None = None,
+  root: str = '',
+  say: Callable[[str], None] = lambda line: None,
+) -> list[Row]:
   """Reads a table.
 
   Args:
     path: .csv, .tsv or .jsonl, local or a URI; the first line of CSV and TSV names the columns.
-    columns: {field: column}; a column that bears a field's name needs no mapping.
+    columns: {field: column}; a column that bears a field's name, or a usual other name of it,
+      needs no mapping.
     root: folder of relative paths; '' takes the table's.
+    say: is called with a line about columns that are taken under other names or are not used.
 
   Raises:
     ManifestError: lists all faults by line and column.
@@ -93,7 +117,9 @@ def read_table(path: str, columns: Mapping[str, str] | None = None, root: str = 
   )
   names = list(dict.fromkeys(name for _, cells in lines for name in cells))
   mapping = _mapping(names, dict(columns or {}), faults if lines else [])
-  folder = root or path.rpartition('/')[0]
+  if not faults and (told := _columns_told(names, mapping, columns or {})):
+    say(f'{path}: {told}.')
+  folder = root or files.place(path).rpartition('/')[0]
   rows = [_row(number, cells, mapping, folder, faults) for number, cells in lines]
   seen: dict[tuple[str, str], int] = {}
   for row in rows:
@@ -175,23 +201,49 @@ def _mapping(names: list[str], columns: dict[str, str], faults: list[Fault]) -> 
       faults.append(Fault(1, column, f'is mapped to {field}, and there is no such column{hint}'))
       del columns[field]
   mapped = set(columns.values())
+  # A field's own name goes before its other names.
+  for own in (True, False):
+    for name in names:
+      field = _plain(name) if own else _ALIASES.get(_plain(name), '')
+      if field in FIELDS and name not in mapped and field not in columns:
+        columns[field] = name
+        mapped.add(name)
   for name in names:
-    field = _ALIASES.get(name.casefold(), name.casefold())
-    if field in FIELDS and name not in mapped:
-      columns.setdefault(field, name)
-    elif name not in mapped:
-      near = difflib.get_close_matches(name.casefold(), FIELDS, 1, 0.8)
-      if near:
-        faults.append(
-          Fault(
-            1,
-            name,
-            f'is no field, {near[0]} is; map it: --column=FIELD={name}, or --column=ignore={name}',
-          )
+    known = _plain(name) in (*FIELDS, *_ALIASES)
+    near = difflib.get_close_matches(_plain(name), FIELDS, 1, 0.8)
+    if name not in mapped and not known and near:
+      faults.append(
+        Fault(
+          1,
+          name,
+          f'is no field, {near[0]} is; map it: --column=FIELD={name}, or --column=ignore={name}',
         )
+      )
   if not any(key in columns for key in KEYS):
     faults.append(Fault(1, '', f'no column is the path; map one: --column=path=NAME ({names})'))
   return columns
+
+
+def _plain(name: str) -> str:
+  """'File name' -> 'file_name'."""
+  return re.sub(r'[\W_]+', '_', name.casefold()).strip('_')
+
+
+def _columns_told(
+  names: Sequence[str], mapping: Mapping[str, str], asked: Mapping[str, str]
+) -> str:
+  """In words: columns that are taken under another name unasked, and those that are not used."""
+  taken = [
+    f'column {column!r} is taken as {field}'
+    for field, column in mapping.items()
+    if field not in asked and _plain(column) != field
+  ]
+  unused = [name for name in names if name and name not in mapping.values()]
+  if unused:
+    shown = ', '.join(map(repr, unused[:_NAMES_SHOWN]))
+    shown += f' and {len(unused) - _NAMES_SHOWN} more' if len(unused) > _NAMES_SHOWN else ''
+    taken.append(f'not used: {shown} (--column=FIELD=COLUMN maps one)')
+  return '; '.join(taken)
 
 
 def _row(
@@ -225,7 +277,10 @@ def _row(
   if not path and not track_id and any(key in mapping for key in KEYS):
     column = mapping.get('path') or mapping['track_id']
     faults.append(Fault(number, column, 'is empty'))
-  path = files.absolute(path, folder) if path else ''
+  try:
+    path = files.absolute(path, folder) if path else ''
+  except files.PathError as error:
+    faults.append(Fault(number, mapping['path'], str(error).rstrip('.')))
   return Row(number, path, track_id, facts, drop in _TRUE)
 
 

@@ -5,6 +5,7 @@ import math
 import pathlib
 from collections.abc import Sequence
 
+from training.checkpoint_folders import saved_steps
 from training.metrics import values_by_step
 
 _MODES = ('min', 'max')
@@ -49,9 +50,7 @@ class KeepBest:
 
   def describe(self, model_dir: str | pathlib.Path) -> str:
     """Which checkpoint of MODEL_DIR is the best, in words."""
-    folders = pathlib.Path(model_dir).glob('checkpoint_*[0-9]')
-    steps = [int(folder.name.rpartition('_')[2]) for folder in folders]
-    best = self.best_steps(model_dir, steps)
+    best = self.best_steps(model_dir, saved_steps(model_dir))
     if not best:
       return f'no checkpoint has a value of {self.metric_name_to_monitor}.'
     step, value = next(iter(best.items()))

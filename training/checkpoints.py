@@ -1,13 +1,16 @@
 """Checkpoints of a run: MODEL_DIR/checkpoint_<step>/, written by Orbax, atomically.
 
-Each holds `state/` (T5X's tree: 'target' = parameters, 'state' = step and optimizer) and `dataset/`
-(the position in the data, JSON). A folder gets its final name only when it is complete.
+Each holds `state/` (T5X's tree: 'target' = parameters, 'state' = step and optimizer), `dataset/`
+(the position in the data, JSON) and `checksums.json`. A folder gets its final name, and an older
+one goes, only when it is complete and was read back.
 """
 
 import contextlib
 import dataclasses
+import errno
+import json
 import pathlib
-import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,16 +22,41 @@ from etils import epath
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from training import disk
+from training import checksums, disk, hosts, orbax_paths, read_back
 from training.best import KeepBest
+from training.checkpoint_folders import (
+  DATA_FILE,
+  PREFIX,
+  STATE,
+  broken,
+  fault,
+  find_checkpoint,
+  in_words,
+  read_checkpoint,
+  saved_steps,
+  set_aside,
+  shows_damage,
+  step_of,
+)
 from training.partial import with_part
 from training.state import TrainState, check_same_shapes, flat_names
 
-PREFIX = 'checkpoint'
+__all__ = [
+  'PREFIX', 'Checkpoints', 'find_checkpoint', 'restore_averaged_params', 'restore_params',
+  'restore_part', 'saved_steps',
+]  # fmt: skip
+
 PINNED = 'PINNED'
 # Where `training.wrappers.AveragedState` keeps its average, in the names of the optimizer's arrays.
 _AVERAGE = 'average/'
-_NAME = re.compile(PREFIX + r'_(\d+)')
+# In the name that Orbax gives to a folder that is being written.
+_TEMPORARY = '.orbax-checkpoint-tmp'
+# Orbax writes these when the checksums are there, as the last thing before the final name.
+_WRITTEN_LAST = ('_CHECKPOINT_METADATA', 'commit_success.txt')
+
+
+class _OtherModelError(ValueError):
+  """A checkpoint of another model: not damaged."""
 
 
 @dataclasses.dataclass
@@ -71,24 +99,28 @@ class Checkpoints:
     """
     if keep < 1:
       raise ValueError(f'keep={keep} must be at least 1: the last checkpoint is always kept.')
-    self.directory = pathlib.Path(model_dir).absolute()
+    self.directory = pathlib.Path(model_dir).expanduser().absolute()
+    orbax_paths.check_length(self.directory)
     self.directory.mkdir(parents=True, exist_ok=True)
     disk.say_once()
     self._unfinished: int | None = None
+    self._saving: tuple[int, Any] = (0, None)
+    self._orbax = orbax_paths.literal(self.directory)
     self._manager = ocp.CheckpointManager(
-      self.directory,
+      self._orbax,
       item_names=('state', 'dataset'),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=_NewestBestAndPinned(self.directory, keep, keep_best),
         step_prefix=PREFIX,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
+        async_options=ocp.AsyncOptions(post_finalization_callback=self._read_back),
       ),
     )
 
   @property
   def latest_step(self) -> int | None:
-    """Step of the newest complete checkpoint, None without one."""
+    """Step of the newest checkpoint, None without one; `restore` finds out whether it is whole."""
     return self._manager.latest_step()
 
   def save(self, state: TrainState, data_position: dict[str, Any]):
@@ -106,6 +138,9 @@ class Checkpoints:
       return
     tree = _own_copy(_to_tree(state))
     self._unfinished = step
+    # Of several processes none has all the numbers.
+    alone = jax.process_count() == 1
+    self._saving = step, tree if alone else jax.tree.map(_abstract, tree)
     with self._told(step):
       self._manager.save(
         step,
@@ -123,7 +158,11 @@ class Checkpoints:
   def restore(
     self, like: TrainState, step: int | None = None
   ) -> tuple[TrainState, dict[str, Any]]:
-    """Reads a checkpoint back.
+    """Reads a checkpoint back: the newest whole one, or the one asked for.
+
+    With `step` None, damaged checkpoints that are newer are renamed to checkpoint_<step>.broken,
+    with a warning, so that the run may save these steps again. All processes of a run look at a
+    share of the files and agree.
 
     Args:
       like: a state (or shapes) of the run that goes on; says the structure and the shardings.
@@ -134,24 +173,63 @@ class Checkpoints:
 
     Raises:
       FileNotFoundError: there is no checkpoint, or not this one.
+      BrokenCheckpointError: it is damaged, or all are.
       ValueError: it belongs to another model or optimizer; names the first array that differs.
     """
-    step = self.latest_step if step is None else step
-    if step is None or step not in self._manager.all_steps():
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    if not steps or (step is not None and step not in steps):
       raise FileNotFoundError(
-        f'{self.directory} holds no {PREFIX}_{step}; it has steps {self._manager.all_steps()}.'
+        f'{self.directory} holds no {PREFIX}_{step}; it has steps {steps[::-1]}.'
       )
+    faults: dict[pathlib.Path, str] = {}
+    for candidate in steps if step is None else [step]:
+      checkpoint = self.directory / f'{PREFIX}_{candidate}'
+      found = hosts.first_of_all(lambda i, n, folder=checkpoint: fault(folder, i, n))
+      if found is None:
+        try:
+          restored = self._restore(like, candidate)
+        except _OtherModelError:
+          raise
+        except Exception as error:
+          if jax.process_count() > 1 or not shows_damage(checkpoint, error):
+            raise
+          found = in_words(error)
+        else:
+          self._set_aside(faults, checkpoint)
+          return restored
+      faults[checkpoint] = found
+    raise broken(self.directory if step is None else checkpoint, faults)
+
+  def _restore(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+    checkpoint = self._orbax / f'{PREFIX}_{step}'
     abstract = jax.tree.map(_abstract, _to_tree(like))
-    _check_structure(self.directory / f'{PREFIX}_{step}', abstract)
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract), dataset=ocp.args.JsonRestore()
-      ),
-    )
+    stored = _stored_tree(checkpoint)
+    try:
+      check_same_shapes(abstract, stored)
+    except ValueError as error:
+      raise _OtherModelError(
+        f'{self.directory / checkpoint.name} was written by another model or optimizer: {error} '
+        'Use another MODEL_DIR, or the settings in its config.gin.'
+      ) from error
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+      tree = checkpointer.restore(checkpoint / STATE, args=ocp.args.StandardRestore(abstract))
     # Copies, as in `create_state`: what was read as NumPy is not the device's to reuse.
-    state = jax.tree.map(lambda x: jnp.array(x, copy=True), _from_tree(restored['state'], like))
-    return state, restored['dataset']
+    state = jax.tree.map(lambda x: jnp.array(x, copy=True), _from_tree(tree, like))
+    return state, json.loads((checkpoint / DATA_FILE).read_text(encoding='utf-8'))
+
+  def _set_aside(self, faults: dict[pathlib.Path, str], instead: pathlib.Path):
+    """Renames damaged checkpoints and says so, in the first process; the others wait."""
+    if not faults:
+      return
+    if hosts.is_first():
+      for checkpoint, reason in faults.items():
+        target = set_aside(checkpoint)
+        print(
+          f'Warning: {checkpoint} is damaged ({reason}). It is kept as {target.name}, and the run '
+          f'goes on from {instead.name}.', file=sys.stderr, flush=True,
+        )  # fmt: skip
+    hosts.meet('damaged checkpoints are set aside')
+    self._manager.reload()
 
   def wait(self):
     """Returns when everything is on disk."""
@@ -178,6 +256,22 @@ class Checkpoints:
       if error is not own:
         error.add_note(str(own))
 
+  def _read_back(self):
+    """Writes checksums and compares what the files hold with what was to be saved.
+
+    Orbax calls it in the first process, in the background, when the files of all processes are
+    written and the folder has not got its name.
+    """
+    step, tree = self._saving
+    start = f'{PREFIX}_{step}{_TEMPORARY}'
+    folders = [path for path in self._orbax.iterdir() if path.name.startswith(start)]
+    if not folders:
+      raise read_back.ReadBackError(errno.EIO, 'its folder is gone')
+    folder = max(folders, key=lambda path: path.stat().st_mtime_ns)
+    checksums.write(folder, leave_out=_WRITTEN_LAST)
+    read_back.check(folder / STATE, tree)
+    self._saving = step, None
+
   @contextlib.contextmanager
   def _told(self, step: int | None) -> Iterator[None]:
     """Turns errors of the disk, in whatever thread they happened, into one clear one."""
@@ -190,30 +284,15 @@ class Checkpoints:
       try:
         whole = find_checkpoint(self.directory).name
         kept = f'{whole} is whole, and the run goes on from it when started again.'
-      except FileNotFoundError:
+      except (FileNotFoundError, ValueError):
         kept = 'No checkpoint was written before it.'
+      if isinstance(error, read_back.ReadBackError):
+        raise disk.DiskError(
+          errno.EIO,
+          f'{PREFIX}_{step} was written to {self.directory}, but read back it is not what was '
+          f'saved: {error}. The disk may be failing: take another one. {kept}',
+        ) from error
       raise disk.disk_error(f'{PREFIX}_{step}', self.directory, number, kept) from error
-
-
-def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
-  """The folder `checkpoint_<step>` that `path` means: itself, or the newest one below it.
-
-  Raises:
-    FileNotFoundError: neither is the case.
-  """
-  path = pathlib.Path(path)
-  if (path / 'state').is_dir() and _NAME.fullmatch(path.name):
-    return path
-  complete = [
-    (int(match[1]), child)
-    for child in (path.iterdir() if path.is_dir() else [])
-    if (match := _NAME.fullmatch(child.name)) and (child / 'state').is_dir()
-  ]
-  if not complete:
-    raise FileNotFoundError(
-      f'{path} is neither a {PREFIX}_<step> folder nor a MODEL_DIR that holds one.'
-    )
-  return max(complete)[1]
 
 
 def restore_params(path: str | pathlib.Path) -> tuple[Any, int]:
@@ -230,11 +309,24 @@ def restore_averaged_params(path: str | pathlib.Path) -> tuple[Any, int]:
 
   See `restore_params`; the average is that of `training.wrappers.averaging`.
   """
-  checkpoint = find_checkpoint(path)
+  return read_checkpoint(path, _averaged_params)
+
+
+def restore_part(path: str | pathlib.Path, part: str) -> tuple[Any, int]:
+  """One part of a checkpoint as NumPy arrays: 'target' (parameters) or 'state', and its step."""
+  return read_checkpoint(path, lambda checkpoint: _part(checkpoint, part))
+
+
+def _part(checkpoint: pathlib.Path, part: str) -> tuple[Any, int]:
+  restored, step = _restore(checkpoint, {part: _stored_tree(checkpoint)[part]})
+  return restored[part], step
+
+
+def _averaged_params(checkpoint: pathlib.Path) -> tuple[Any, int]:
   stored = _stored_tree(checkpoint)['state'].get('param_states') or {}
   averages = {name: leaf for name, leaf in stored.items() if name.startswith(_AVERAGE)}
   if not averages:
-    return restore_params(checkpoint)
+    return _part(checkpoint, 'target')
   restored, step = _restore(checkpoint, {'state': {'param_states': averages}})
   tree: dict[str, Any] = {}
   for name, leaf in restored['state']['param_states'].items():
@@ -245,15 +337,8 @@ def restore_averaged_params(path: str | pathlib.Path) -> tuple[Any, int]:
     node[last] = leaf
   whole = _stored_tree(checkpoint)['target']
   if len(averages) < len(flat_names(whole)):
-    tree = with_part(restore_params(checkpoint)[0], tree)
+    tree = with_part(_part(checkpoint, 'target')[0], tree)
   return tree, step
-
-
-def restore_part(path: str | pathlib.Path, part: str) -> tuple[Any, int]:
-  """One part of a checkpoint as NumPy arrays: 'target' (parameters) or 'state', and its step."""
-  checkpoint = find_checkpoint(path)
-  restored, step = _restore(checkpoint, {part: _stored_tree(checkpoint)[part]})
-  return restored[part], step
 
 
 def _restore(checkpoint: pathlib.Path, stored: Any) -> tuple[Any, int]:
@@ -262,10 +347,10 @@ def _restore(checkpoint: pathlib.Path, stored: Any) -> tuple[Any, int]:
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
     restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     restored = checkpointer.restore(
-      checkpoint / 'state',
+      orbax_paths.literal(checkpoint / STATE),
       args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True),
     )
-  return restored, int(_NAME.fullmatch(checkpoint.name)[1])
+  return restored, step_of(checkpoint)
 
 
 def _to_tree(state: TrainState) -> dict[str, Any]:
@@ -292,19 +377,10 @@ def _from_tree(tree: dict[str, Any], like: TrainState) -> TrainState:
   )
 
 
-def _check_structure(checkpoint: pathlib.Path, abstract: dict[str, Any]):
-  try:
-    check_same_shapes(abstract, _stored_tree(checkpoint))
-  except ValueError as error:
-    raise ValueError(
-      f'{checkpoint} was written by another model or optimizer: {error} '
-      'Use another MODEL_DIR, or the settings in its config.gin.'
-    ) from error
-
-
 def _stored_tree(checkpoint: pathlib.Path) -> dict[str, Any]:
   """Shapes and dtypes of everything in a checkpoint."""
-  return ocp.PyTreeCheckpointHandler().metadata(epath.Path(checkpoint / 'state')).tree
+  folder = epath.Path(orbax_paths.literal(checkpoint / STATE))
+  return ocp.PyTreeCheckpointHandler().metadata(folder).tree
 
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:

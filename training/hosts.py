@@ -3,6 +3,7 @@
 import glob
 import importlib.util
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from training.stopping import StopRequest
 
 _NO, _BUDGET, _SIGNAL = 0, 1, 2
+_LONGEST_TEXT = 1000  # Bytes of what processes tell each other.
 
 
 def initialize(
@@ -77,6 +79,31 @@ def to_host(tree: Any) -> Any:
   from jax.experimental import multihost_utils
 
   return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def first_of_all(look: Callable[[int, int], str | None]) -> str | None:
+  """What the first process that finds something finds; None where none does. All have to call it.
+
+  Args:
+    look: called with the index of a process and their number, returns what it finds, in words.
+  """
+  own = look(jax.process_index(), jax.process_count())
+  if jax.process_count() == 1:
+    return own
+  from jax.experimental import multihost_utils
+
+  text = (own or '').encode()[:_LONGEST_TEXT].ljust(_LONGEST_TEXT, b'\0')
+  everyone = multihost_utils.process_allgather(np.frombuffer(text, np.uint8))
+  found = (row.tobytes().rstrip(b'\0').decode(errors='replace') for row in everyone)
+  return next((text for text in found if text), None)
+
+
+def meet(name: str) -> None:
+  """Returns when all processes have called it."""
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices(name)
 
 
 class AgreedStop:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from preprocessing import manifest, tables
+from preprocessing import files, manifest, tables
 
 
 def _faults(tmp_path, content, name='t.csv', **columns):
@@ -120,3 +120,60 @@ def test_mappings_are_checked():
       tables.parse_columns(words)
   with pytest.raises(ValueError, match='x.xlsx is not a table'):
     tables.read_table('x.xlsx')
+
+
+@pytest.mark.parametrize('name', ['Prompt', 'description', 'text', 'Captions', 'text prompt'])
+def test_a_caption_under_a_usual_name_is_taken_and_said(tmp_path, name):
+  path = tmp_path / 't.csv'
+  path.write_text(f'File name,{name},bpm,caption ids\na.wav,"slow, warm",90,7\n')
+  said = []
+  (row,) = tables.read_table(str(path), say=said.append)
+  assert row.path == str(tmp_path / 'a.wav') and row.facts == {'caption': 'slow, warm'}
+  assert said == [
+    f"{path}: column 'File name' is taken as path; column {name!r} is taken as caption; "
+    "not used: 'bpm', 'caption ids' (--column=FIELD=COLUMN maps one)."
+  ]
+  # A field's own name and a mapping go before other names, which are then named as not used.
+  path.write_text(f'path,{name},caption\na.wav,other,own\n')
+  (row,) = tables.read_table(str(path), say=said.append)
+  assert row.facts == {'caption': 'own'} and f'not used: {name!r}' in said[-1]
+  (row,) = tables.read_table(str(path), {'caption': name, 'ignore caption': 'caption'}, say=print)
+  assert row.facts == {'caption': 'other'}
+
+
+def test_nothing_is_said_of_columns_that_bear_the_names_of_fields(tmp_path):
+  said = []
+  path = tmp_path / 't.tsv'
+  path.write_text('Path\tTITLE\tnotes\na.wav\tx\ty\n')
+  tables.read_table(str(path), {'ignore notes': 'notes'}, say=said.append)
+  assert said == []
+
+
+def test_file_uris_are_local_and_web_addresses_are_refused(tmp_path):
+  (row,) = _rows(tmp_path, 'path\nfile:///music/a%20%231%E9.wav\n')
+  assert row.path == '/music/a #1\udce9.wav'
+  (row,) = _rows(tmp_path, 'path\na.wav\n', root='file:///music')
+  assert row.path == '/music/a.wav'
+  (row,) = _rows(tmp_path, 'path\nodd name://a.wav\n')
+  assert row.path == str(tmp_path / 'odd name:' / 'a.wav')
+  faults = _faults(
+    tmp_path, 'path\nhttps://x.org/a.wav\ns3://b/a.wav\nfile://music/b.wav\nHDFS://c\n'
+  )
+  assert [(line, column) for line, column, _ in faults] == [(2, 'path'), (4, 'path'), (5, 'path')]
+  assert faults[0][2] == (
+    'https://x.org/a.wav: https:// cannot be read; local paths, file:///, gs:// and s3:// can. '
+    'Download the file first and give its local path'
+  )
+  assert "is followed by 'music'" in faults[1][2]
+
+
+def test_a_table_and_a_folder_may_be_uris_of_this_machine(tmp_path):
+  content = 'path\na.wav\n'
+  assert _rows(tmp_path, content) == tables.read_table(f'file://{tmp_path}/t.csv')
+  with pytest.raises(files.PathError, match='^https://x.org/t.csv: https:// cannot be read'):
+    tables.read_table('https://x.org/t.csv')
+  (tmp_path / 'a b.wav').write_bytes(b'x')
+  found, _ = manifest.find_audio_files(f'file://{tmp_path}')
+  assert found == [str(tmp_path / 'a b.wav')]
+  with pytest.raises(files.PathError, match='^http://x: http:// cannot be read'):
+    manifest.find_audio_files('http://x')
