@@ -24,8 +24,10 @@ _OPEN = flags.DEFINE_boolean('open', True, 'Open the page in the browser.')
 _BUFFER = flags.DEFINE_float('buffer_secs', 2.0, 'How far ahead of playback to generate.')
 _MAX_PLAYERS = flags.DEFINE_integer('max_players', 8, 'Sessions at a time.', lower_bound=1)
 _MAX_BATCH = flags.DEFINE_integer('max_batch', 4, 'Players generated for together; a power of 2.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of a new session.', lower_bound=0)
-_PROMPT = flags.DEFINE_multi_string('prompt', None, "To begin with: a text or 'preset:NAME'.")
+_SEED = flags.DEFINE_integer('seed', 0, 'Of a new session; 0 to 4294967295.')
+_PROMPT = flags.DEFINE_multi_string(
+  'prompt', None, "To begin with: a text or 'preset:NAME', weighted as '0.7:church organ'; repeat."
+)
 _OSC_PORT = flags.DEFINE_integer('osc_port', None, 'UDP port to listen on for OSC. Default: none.')
 _OSC_HOST = flags.DEFINE_string('osc_host', '127.0.0.1', 'Address of the OSC port.')
 _CACHE = flags.DEFINE_boolean('cache', True, 'Keep compiled programs in ~/.cache/woodshed.')

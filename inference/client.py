@@ -251,6 +251,9 @@ class JamClient:
       self.welcome = json.loads(self._socket.recv(timeout=self._timeout))
     except ConnectionClosed as closed:
       raise _refusal(closed) from closed
+    if self.welcome['type'] == 'error':
+      self._socket.close()
+      raise JamError(self.welcome['message'], self.welcome['code'])
     if not self.welcome['resumed']:
       self._frames, self.next_sample = [], 0  # A stream of its own, from its beginning.
     self.session, self.settings = self.welcome['session'], self.welcome['settings']

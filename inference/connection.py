@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hmac
 import json
+import logging
 import time
 from typing import Any
 
@@ -22,6 +23,8 @@ from inference.protocol import AudioFrame, Limits, ProtocolError
 _MAX_EVENTS = 256  # Messages that may wait for a listener.
 _SETTINGS = ('prompts', 'weights', 'cursor', 'sampling', 'reset', 'buffer', 'inject')
 _PREFERRED_FORMAT = 's16le'
+_CLOSE_INTERNAL = 1011
+_INTERNAL = "The server failed at this; its log says why. It is not the client's fault."
 
 
 class RateLimit:
@@ -75,6 +78,10 @@ class Connection:
       return
     except WebSocketDisconnect:
       return
+    except Exception:  # Whatever it is, who connects must hear of it, and others must not.
+      logging.exception('A connection could not begin.')
+      await self._end(_CLOSE_INTERNAL, _INTERNAL)
+      return
     sender = asyncio.create_task(self._send_all(player))
     reader = asyncio.create_task(self._read_all(player))
     try:
@@ -123,22 +130,10 @@ class Connection:
   async def _enter(self) -> Player:
     try:
       async with asyncio.timeout(self._limits.hello_secs):
-        received = await self._websocket.receive()
+        hello = await self._hello()
     except TimeoutError:
       reason = f'no hello came within {self._limits.hello_secs:g} s'
       raise _Closing(protocol.CLOSE_NO_HELLO, reason) from None
-    if received['type'] != 'websocket.receive':
-      raise WebSocketDisconnect
-    try:
-      hello = protocol.parse_message(received.get('text') or '', self._limits)
-      if hello['type'] != 'hello':
-        raise ProtocolError(f'The first message must be hello, not {hello["type"]}.')
-      if hello['protocol'] != protocol.PROTOCOL_VERSION:
-        raise ProtocolError(
-          f'This server speaks protocol {protocol.PROTOCOL_VERSION}, not {hello["protocol"]}.'
-        )
-    except ProtocolError as error:
-      raise _Closing(protocol.CLOSE_NO_HELLO, str(error)) from None
     if not hmac.compare_digest(hello.get('token', '').encode(), self._token.encode()):
       raise _Closing(protocol.CLOSE_UNAUTHORIZED, 'the token is missing or wrong')
     try:
@@ -151,7 +146,9 @@ class Connection:
       before.end_from(protocol.CLOSE_TAKEN_OVER, 'the session goes on in another connection')
     self._format = hello.get('format', _PREFERRED_FORMAT)
     first = player.first_kept()
-    self._next = max(hello.get('next_sample', first), first) if resumed else first
+    self._next = first
+    if resumed:  # Beyond the end there is nothing that it could have heard.
+      self._next = max(min(hello.get('next_sample', first), player.end), first)
     await self._send_json(
       {
         'type': 'welcome',
@@ -165,6 +162,27 @@ class Connection:
       }
     )
     return player
+
+  async def _hello(self) -> dict[str, Any]:
+    """The first message, checked; a text in it that is not valid Unicode may be sent anew."""
+    while True:
+      received = await self._websocket.receive()
+      if received['type'] != 'websocket.receive':
+        raise WebSocketDisconnect
+      try:
+        hello = protocol.parse_message(received.get('text') or '', self._limits)
+        if hello['type'] != 'hello':
+          raise ProtocolError(f'The first message must be hello, not {hello["type"]}.')
+        if hello['protocol'] != protocol.PROTOCOL_VERSION:
+          raise ProtocolError(
+            f'This server speaks protocol {protocol.PROTOCOL_VERSION}, not {hello["protocol"]}.'
+          )
+        return hello
+      except ProtocolError as error:
+        self._bad += 1
+        if error.code != 'bad_text' or self._bad >= self._limits.max_bad_messages:
+          raise _Closing(protocol.CLOSE_NO_HELLO, str(error)) from None
+        await self._send_json({'type': 'error', 'code': error.code, 'message': str(error)})
 
   # Sound and messages out.
 
@@ -225,9 +243,11 @@ class Connection:
         if await self._take(player, received):
           return
         self._bad = 0
-      except ProtocolError as error:
+      except (WebSocketDisconnect, OSError):
+        raise
+      except Exception as error:  # Whatever it is, one message must not end the session.
         self._bad += 1
-        self._queue({'type': 'error', 'code': error.code, 'message': str(error)})
+        self._queue(_as_answer(error))
         if self._bad >= self._limits.max_bad_messages:
           self._set_close(protocol.CLOSE_POLICY, f'{self._bad} bad messages in a row')
           return
@@ -270,6 +290,8 @@ class Connection:
       raise ProtocolError('A binary message must follow an upload message.')
     audio = protocol.decode_upload(upload, data)
     await asyncio.to_thread(player.add_upload, upload, audio)
+    if note := protocol.clipped_note(upload, data):
+      self._queue({'type': 'notice', 'code': 'clipped', 'message': note})
     self._queue({'type': 'uploaded', 'id': upload['id']})
 
   # The end.
@@ -283,7 +305,18 @@ class Connection:
     if WebSocketState.DISCONNECTED not in states:
       with contextlib.suppress(RuntimeError, OSError, WebSocketDisconnect):
         # A close frame holds 123 bytes of reason.
-        await self._websocket.close(code, reason.encode()[:120].decode(errors='ignore'))
+        short = reason.encode(errors='backslashreplace')[:120].decode(errors='ignore')
+        await self._websocket.close(code, short)
+
+
+def _as_answer(error: Exception) -> dict[str, Any]:
+  """What a client is told about its message; what is not its fault is logged here."""
+  if isinstance(error, ProtocolError):
+    return {'type': 'error', 'code': error.code, 'message': str(error)}
+  if isinstance(error, ValueError):
+    return {'type': 'error', 'code': 'bad_message', 'message': str(error)}
+  logging.error('A message could not be acted on.', exc_info=error)
+  return {'type': 'error', 'code': 'internal', 'message': _INTERNAL}
 
 
 class _Closing(Exception):

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from inference.prompts import PRESET_PREFIX
-from inference.protocol import MAX_PROMPTS, ProtocolError
+from inference.prompts import PromptError, parse_prompt, split_weight
+from inference.protocol import MAX_PROMPTS, MAX_WEIGHT, ProtocolError
 from inference.sampling import SamplingOptions
 
 # How sharply weights fall with the distance, and within which distance a prompt stands alone.
@@ -100,21 +100,37 @@ def pad_weights(
 
 
 def on_a_ring(texts: Sequence[str]) -> tuple[MixPrompt, ...]:
-  """Prompts as written ('text' or 'preset:NAME'), around the pad's centre; the first one is heard.
+  """Prompts as written, around the pad's centre.
+
+  Weights are those written ('0.7:organ'; 1 where none is); where none is written at all, the first
+  prompt is heard alone.
+
+  Args:
+    texts: texts, or 'preset:NAME'; see `inference.prompts`.
 
   Raises:
-    ProtocolError: there are more than 6.
+    ProtocolError: there are more than 6, or a weight is above 2.
+    PromptError: one cannot be used, or is an audio file, which is given on the page.
   """
   if len(texts) > MAX_PROMPTS:
     raise ProtocolError(f'{len(texts)} prompts were given; a mix has at most {MAX_PROMPTS}.')
+  parsed = [parse_prompt(text) for text in texts]
+  weighted = any(split_weight(text)[0] is not None for text in texts)
   prompts = []
-  for i, text in enumerate(texts):
+  for i, prompt in enumerate(parsed):
+    if prompt.kind == 'audio':
+      raise PromptError(
+        f'The prompt {texts[i]!r} is an audio file. Jam begins with texts and presets; drop the '
+        'file on the page.'
+      )
+    weight = prompt.weight if weighted else float(i == 0)
+    if weight > MAX_WEIGHT:
+      raise ProtocolError(
+        f'The prompt {texts[i]!r} has the weight {weight:g}, which is not in 0..{MAX_WEIGHT:g}.'
+      )
     angle = 2 * math.pi * i / len(texts) - math.pi / 2
-    kind, content = 'text', text
-    if text.startswith(PRESET_PREFIX):
-      kind, content = 'preset', text.removeprefix(PRESET_PREFIX)
     x, y = 0.5 + 0.36 * math.cos(angle), 0.5 + 0.36 * math.sin(angle)
-    prompts.append(MixPrompt(kind, content, 1.0 if i == 0 else 0.0, x, y))
+    prompts.append(MixPrompt(prompt.kind, prompt.content, weight, x, y))
   return tuple(prompts)
 
 
@@ -122,7 +138,7 @@ def changed(settings: Settings, message: dict[str, Any]) -> Settings:
   """Settings after a `prompts`, `weights`, `cursor`, `sampling`, `buffer`, `inject` or `reset`.
 
   Raises:
-    ProtocolError: there is another number of weights than of prompts.
+    ProtocolError: there is another number of weights than of prompts, or see `SamplingOptions`.
   """
   kind, fields = message['type'], {k: v for k, v in message.items() if k != 'type'}
   update: dict[str, Any] = {}
@@ -144,7 +160,10 @@ def changed(settings: Settings, message: dict[str, Any]) -> Settings:
     update = {'prompts': _placed(settings.prompts, cursor), 'cursor': cursor}
   elif kind == 'sampling':
     seed = fields.pop('seed', settings.seed)
-    update = {'sampling': dataclasses.replace(settings.sampling, **fields), 'seed': seed}
+    try:
+      update = {'sampling': dataclasses.replace(settings.sampling, **fields), 'seed': seed}
+    except ValueError as error:
+      raise ProtocolError(str(error)) from None
   elif kind == 'buffer':
     update = {'buffer_secs': fields['secs']}
   elif kind == 'inject':

@@ -17,8 +17,10 @@ import threading
 from typing import Any
 
 from pythonosc.dispatcher import Dispatcher
+from pythonosc.osc_packet import OscPacket
 from pythonosc.osc_server import BlockingOSCUDPServer
 
+from inference import addresses
 from inference.mix import MixPrompt
 from inference.players import Players
 from inference.protocol import MAX_PROMPTS, ProtocolError, parse_message
@@ -29,24 +31,58 @@ _SAMPLING = {
 }  # fmt: skip
 
 
+class _Server(BlockingOSCUDPServer):
+  """Counts packets that are not OSC instead of printing a traceback for each."""
+
+  broken = 0
+
+  def verify_request(self, request: Any, client_address: Any) -> bool:
+    try:
+      OscPacket(request[0])
+    except Exception:  # noqa: BLE001  a parser of foreign bytes fails in many ways
+      self.broken += 1
+      return False
+    return True
+
+  def handle_error(self, request: Any, client_address: Any):
+    self.broken += 1
+
+
+def bind(host: str, port: int) -> _Server:
+  """Takes a UDP port (0 takes a free one); `OscInput` listens on it.
+
+  Raises:
+    AddressError: the port or the host is impossible, in use or not allowed.
+  """
+  return addresses.explained(
+    lambda: _Server((addresses.bare_host(host), port), Dispatcher()),
+    host, port, '--osc_host', '--osc_port',
+  )  # fmt: skip
+
+
 class OscInput:
   """Listens on one UDP port."""
 
-  def __init__(self, players: Players, host: str, port: int):
-    """Binds the port (0 takes a free one); `start` begins to listen.
+  def __init__(self, players: Players, server: _Server):
+    """Nothing is heard before `start`.
 
-    Raises:
-      OSError: the port is in use.
+    Args:
+      players: that are steered.
+      server: of `bind`.
     """
     self._players = players
-    self.taken = self.refused = 0
-    dispatcher = Dispatcher()
-    dispatcher.set_default_handler(self._handle)
-    self._server = BlockingOSCUDPServer((host, port), dispatcher)
-    self.port = self._server.server_address[1]
+    self.taken = self._refused = 0
+    self._server = server
+    server.dispatcher.set_default_handler(self._handle)
+    self.port = server.server_address[1]
     self._thread = threading.Thread(
       target=self._server.serve_forever, name='jam-osc', daemon=True
     )
+
+  @property
+  def refused(self) -> int:
+    """Messages and packets that were not understood."""
+    return self._refused + self._server.broken
 
   def start(self):
     """Listens in a thread of its own."""
@@ -65,8 +101,8 @@ class OscInput:
           message = osc_message(words, values, player.settings.prompts)
           checked = parse_message(json.dumps(message), self._players.limits)
           self.taken += self._players.apply_to_all(checked, k)
-    except (ProtocolError, ValueError, TypeError):
-      self.refused += 1
+    except (ProtocolError, ValueError, TypeError, OverflowError):
+      self._refused += 1
 
 
 def osc_message(
@@ -99,11 +135,12 @@ def osc_message(
       weights = [prompt.weight for prompt in prompts]
       weights[index] = float(values[1])
       return {'type': 'weights', 'weights': weights}
-    if name == 'prompt' and 0 <= index <= min(len(prompts), MAX_PROMPTS - 1):
+    is_text = isinstance(values[1], str)
+    if name == 'prompt' and is_text and 0 <= index <= min(len(prompts), MAX_PROMPTS - 1):
       changed = list(prompts)
       old = prompts[index] if index < len(prompts) else MixPrompt('text', '')
       changed[index : index + 1] = [
-        dataclasses.replace(old, kind='text', content=str(values[1]), label='')
+        dataclasses.replace(old, kind='text', content=values[1], label='')
       ]
       return {'type': 'prompts', 'prompts': [dataclasses.asdict(prompt) for prompt in changed]}
   raise ProtocolError(f'{_PREFIX}{"/".join(words)} {values} is not understood.')

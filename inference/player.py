@@ -20,6 +20,7 @@ from inference.batching import BatchEngine, ChunkResult
 from inference.protocol import AudioFrame, Limits, ProtocolError
 from inference.sampling import SamplingOptions
 from inference.styles import StyleBook, mixed_style
+from models.musiccoca.inputs import MIN_PROMPT_SECS, StyleError, check_audio
 from models.spec import LiveMusicSpec
 
 _RATE_CHUNKS = 8  # The speed is told as the mean of this many chunks.
@@ -174,9 +175,12 @@ class Player:
     """
     with self._condition:
       settings = mix.changed(self._settings, message)
+    notes: list[str] = []
     if message['type'] == 'prompts':
       for prompt in settings.prompts:
         self._embed(prompt.kind, prompt.content)  # Refused here, not while playing.
+        if prompt.kind == 'text' and prompt not in self._settings.prompts:
+          notes += self.styles.notes(prompt.content)
     if message['type'] == 'inject':
       self._prepare_loop(settings)
     with self._condition:
@@ -189,6 +193,8 @@ class Player:
       if message['type'] == 'reset':
         self._restart()
       self._tell_settings()
+      for note in notes:
+        self._tell({'type': 'notice', 'code': 'prompt', 'message': note})
       self._condition.notify_all()
 
   def add_upload(self, upload: dict[str, Any], audio: np.ndarray):
@@ -199,9 +205,15 @@ class Player:
       audio: float32 [samples, channels].
 
     Raises:
-      ProtocolError: all places for uploads are in use.
+      ProtocolError: all places for uploads are in use, or the audio cannot be a prompt (see
+        `check_audio`).
     """
     rate = upload['sample_rate']
+    try:
+      least = MIN_PROMPT_SECS if upload['purpose'] == 'style' else 0
+      notes = check_audio(audio, rate, f'The upload {upload["id"]!r}', least)
+    except StyleError as error:
+      raise ProtocolError(str(error)) from None
     if upload['purpose'] == 'style':
       style, kept = self.styles.audio(audio, rate), np.zeros([0, 0], np.float32)
     else:
@@ -211,6 +223,8 @@ class Player:
       self._uploads[upload['id']] = kept
       if style is not None:
         self._upload_styles[upload['id']] = style
+      for note in notes:
+        self._tell({'type': 'notice', 'code': 'silent', 'message': note})
 
   def next_chunk(self, sample: int) -> Chunk | None:
     """The chunk that holds `sample`, or the first one after it, if it is there."""

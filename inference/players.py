@@ -26,7 +26,7 @@ class Players:
       settings: that a new player begins with.
     """
     self.engine, self.styles, self.limits = engine, styles, limits
-    self._settings = settings or Settings()
+    self.first_settings = settings or Settings()
     self._players: dict[str, Player] = {}
     self._lock = threading.Lock()
 
@@ -51,7 +51,9 @@ class Players:
           )
         oldest = min(away, key=lambda player: player.detached_since)
         self._players.pop(oldest.session).close()
-      player = Player(self.engine, self.styles, self.limits, name=name, settings=self._settings)
+      player = Player(
+        self.engine, self.styles, self.limits, name=name, settings=self.first_settings
+      )
       self._players[player.session] = player
       return player, False
 

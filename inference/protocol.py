@@ -14,8 +14,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from inference.sampling import MAX_SEED
+from models.musiccoca.inputs import (
+  MAX_PROMPT_CHARS,
+  StyleError,
+  check_finite,
+  check_prompt_text,
+  check_unicode,
+)
+
 PROTOCOL_VERSION = 1
 MAX_PROMPTS = 6
+MAX_WEIGHT = 2.0
 PROMPT_KINDS = ('text', 'preset', 'audio')
 UPLOAD_PURPOSES = ('style', 'inject')
 FORMATS = {'s16le': 1, 'f32le': 2}
@@ -62,7 +72,7 @@ class Limits:
   max_players: int = 8
   max_connections: int = 64
   max_text_bytes: int = 65_536
-  max_prompt_chars: int = 300
+  max_prompt_chars: int = MAX_PROMPT_CHARS
   max_upload_secs: float = 30.0
   max_uploads: int = 8
   messages_per_sec: float = 100.0
@@ -111,9 +121,9 @@ _MESSAGES: dict[str, dict[str, _Field]] = {
     'temperature': _Field(float, 0, 4),
     'top_k': _Field(int, 0, 1024),
     'guidance_weight': _Field(float, 0, 10),
-    'seed': _Field(int, 0, 2**31 - 1),
+    'seed': _Field(int, 0, MAX_SEED),
   },
-  'reset': {'seed': _Field(int, 0, 2**31 - 1)},
+  'reset': {'seed': _Field(int, 0, MAX_SEED)},
   'buffer': {'secs': _Field(float, 0.25, math.inf, required=True)},
   'upload': {
     'id': _Field(str, 1, 64, required=True),
@@ -131,7 +141,7 @@ _MESSAGES: dict[str, dict[str, _Field]] = {
 _PROMPT_FIELDS = {
   'kind': _Field(str, 1, 16, required=True),
   'content': _Field(str, 1, 4096, required=True),
-  'weight': _Field(float, 0, 2),
+  'weight': _Field(float, 0, MAX_WEIGHT),
   'x': _UNIT,
   'y': _UNIT,
   'label': _Field(str, 0, 200),
@@ -142,7 +152,8 @@ def parse_message(text: str, limits: Limits) -> dict[str, Any]:
   """One JSON message -> its checked fields, `type` among them.
 
   Raises:
-    ProtocolError: it is too long, no JSON object, of an unknown type, or a field is wrong.
+    ProtocolError: it is too long, no JSON object, of an unknown type, or a field is wrong; of code
+      'bad_text' where a text in it is not valid Unicode or has a NUL character.
   """
   if len(text) > limits.max_text_bytes:
     raise ProtocolError(
@@ -163,7 +174,7 @@ def parse_message(text: str, limits: Limits) -> dict[str, Any]:
     checked['prompts'] = [_check_prompt(prompt, limits) for prompt in checked['prompts']]
     _check_numbers('cursor', checked.get('cursor', []), 0, 1)
   elif kind == 'weights':
-    _check_numbers('weights', checked['weights'], 0, 2)
+    _check_numbers('weights', checked['weights'], 0, MAX_WEIGHT)
   elif kind == 'hello':
     _check_choice('format', checked.get('format', 's16le'), tuple(FORMATS))
     _check_choice('pace', checked.get('pace', 'reports'), ('reports', 'clock'))
@@ -206,10 +217,26 @@ def decode_upload(upload: dict[str, Any], data: bytes) -> np.ndarray:
     audio = np.frombuffer(data, '<i2').astype(np.float32) / 32768
   else:
     audio = np.frombuffer(data, '<f4').astype(np.float32)
-    if not np.isfinite(audio).all():
-      raise ProtocolError('The audio holds numbers that are not finite.')
+    try:
+      check_finite(audio.reshape(-1, upload['channels']), 'The audio', upload.get('sample_rate'))
+    except StyleError as error:
+      raise ProtocolError(str(error)) from None
     audio = np.clip(audio, -1, 1)
   return audio.reshape(-1, upload['channels'])
+
+
+def clipped_note(upload: dict[str, Any], data: bytes) -> str:
+  """What to tell about samples of a checked upload beyond full scale; '' where there are none."""
+  if upload['format'] != 'f32le':
+    return ''
+  samples = np.abs(np.frombuffer(data, '<f4'))
+  number = int((samples > 1).sum())
+  if not number:
+    return ''
+  return (
+    f'{number} of {samples.size} samples of the upload {upload["id"]!r} are beyond full scale '
+    f'(peak {samples.max():.3g}) and are clipped.'
+  )
 
 
 def encode_audio(audio: np.ndarray, audio_format: str) -> bytes:
@@ -271,13 +298,11 @@ def _check_prompt(prompt: Any, limits: Limits) -> dict[str, Any]:
     raise ProtocolError(f'A prompt must be an object, not {_short(prompt)}.')
   checked = _check_fields('prompts.prompts', prompt, _PROMPT_FIELDS)
   _check_choice('kind', checked['kind'], PROMPT_KINDS)
-  if not checked['content'].strip():
-    raise ProtocolError('A prompt is empty; give it a text, or leave it out.')
-  if len(checked['content']) > limits.max_prompt_chars:
-    raise ProtocolError(
-      f'A prompt of {len(checked["content"])} characters is longer than {limits.max_prompt_chars}.',
-      'too_large',
-    )
+  too_long = len(checked['content']) > limits.max_prompt_chars
+  try:
+    check_prompt_text(checked['content'], 'A prompt', limits.max_prompt_chars)
+  except StyleError as error:
+    raise ProtocolError(str(error), 'too_large' if too_long else 'bad_message') from None
   return checked
 
 
@@ -308,7 +333,20 @@ def _check_value(where: str, value: Any, field: _Field) -> Any:
   if not field.low <= size <= field.high or (numeric and not math.isfinite(size)):
     what = where if numeric else f'the length of {where}'
     raise ProtocolError(f'{what} is {size:g}, which is not in {field.low:g}..{field.high:g}.')
+  if field.kind is str:
+    _check_text(where, value)
   return value
+
+
+def _check_text(where: str, text: str):
+  """JSON's escapes can write what UTF-8, the style model and the status page cannot."""
+  try:
+    check_unicode(text, where)
+  except StyleError as error:
+    raise ProtocolError(str(error), 'bad_text') from None
+  if '\0' in text:
+    raise ProtocolError(f'{where} has a NUL character at character {text.index(chr(0)) + 1}.',
+                        'bad_text')  # fmt: skip
 
 
 def _check_numbers(name: str, values: list[Any], low: float, high: float):

@@ -8,22 +8,25 @@ DNS rebinding). On any other address `hello` must bear the token, too.
 import contextlib
 import hmac
 import ipaddress
+import json
+import logging
 import pathlib
 import socket
 import threading
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from inference.addresses import bare_host, listen
 from inference.connection import Connection
 from inference.players import Players
 from inference.protocol import CLOSE_FULL, MAX_PROMPTS, Limits
@@ -45,7 +48,7 @@ _HEADERS = {
 def is_loopback(host: str) -> bool:
   """Whether an address to bind to is reached from this machine only."""
   try:
-    return ipaddress.ip_address(host.strip('[]')).is_loopback
+    return ipaddress.ip_address(bare_host(host)).is_loopback
   except ValueError:
     return host == 'localhost'
 
@@ -59,11 +62,15 @@ def may_connect(host: str, origin: str | None, *, loopback: bool, origins: Seque
     loopback: the server is bound to loopback, so only names of this machine are its own.
     origins: others that are allowed, such as 'https://studio.example'.
   """
-  if loopback and (urlsplit(f'//{host}').hostname or '') not in _LOOPBACK_NAMES:
+  try:
+    name = urlsplit(f'//{host}').hostname or ''
+    parts = urlsplit(origin or '')
+  except ValueError:  # No address at all, such as '[::1'.
+    return False
+  if loopback and name not in _LOOPBACK_NAMES:
     return False
   if origin is None or origin in origins:
     return True
-  parts = urlsplit(origin)
   return parts.scheme in ('http', 'https') and parts.netloc == host
 
 
@@ -79,8 +86,9 @@ class JamServer:
     port: int = 8765,
     token: str = '',
     origins: Sequence[str] = (),
+    listening: socket.socket | None = None,
   ):
-    """Checks the address; nothing is bound yet.
+    """Checks the address; nothing is bound yet, unless `listening` is.
 
     Args:
       players: sessions and limits.
@@ -89,6 +97,7 @@ class JamServer:
       port: 0 takes a free one.
       token: that clients must show; needed where `host` is not loopback.
       origins: pages besides our own that may connect.
+      listening: of `addresses.listen(host, port)`; None for `bind` to take the port.
 
     Raises:
       ValueError: the host is not loopback and there is no token.
@@ -105,13 +114,14 @@ class JamServer:
     self._connections = 0
     self._server: uvicorn.Server | None = None
     self._thread: threading.Thread | None = None
-    self._socket: socket.socket | None = None
+    self._socket = listening
 
   @property
   def url(self) -> str:
     """Of the page; the token stands behind the #, where browsers do not send it."""
-    host = f'[{self.host}]' if ':' in self.host else self.host
-    return f'http://{host}:{self.port}/' + (f'#token={self.token}' if self.token else '')
+    host = f'[{bare_host(self.host)}]' if ':' in self.host else self.host
+    fragment = f'#token={quote(self.token, safe="")}' if self.token else ''
+    return f'http://{host}:{self.port}/{fragment}'
 
   def app(self) -> ASGIApp:
     """The ASGI app."""
@@ -126,24 +136,15 @@ class JamServer:
     """Takes the port; `url` names it from now on.
 
     Raises:
-      OSError: it is in use, or the address is none of this machine's.
+      AddressError: it is in use, or the address is none of this machine's.
     """
-    family = socket.AF_INET6 if ':' in self.host else socket.AF_INET
-    self._socket = socket.socket(family, socket.SOCK_STREAM)
-    self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-      self._socket.bind((self.host, self.port))
-    except OSError as error:
-      self._socket.close()
-      raise OSError(
-        error.errno, f'{self.host}:{self.port} cannot be bound ({error.strerror}); try --port=0.'
-      ) from None
+    if self._socket is None:
+      self._socket = listen(self.host, self.port)
     self.port = self._socket.getsockname()[1]
 
   def run(self):
     """Serves until Ctrl-C or `stop`."""
-    if self._socket is None:
-      self.bind()
+    self.bind()
     config = uvicorn.Config(
       self.app(),
       log_level='warning',
@@ -157,6 +158,7 @@ class JamServer:
       timeout_graceful_shutdown=2,
       server_header=False,
     )
+    logging.getLogger('uvicorn.error').addFilter(_in_one_line)
     self._server = uvicorn.Server(config)
     self._server.run(sockets=[self._socket])
 
@@ -217,7 +219,9 @@ class JamServer:
     if not hmac.compare_digest(given.encode(), self.token.encode()):
       text = 'Show the token: Authorization: Bearer TOKEN\n'
       return PlainTextResponse(text, 401)
-    return JSONResponse(self.status())
+    # Escaped: whatever a name holds, the page stays valid for everybody.
+    text = json.dumps(self.status(), ensure_ascii=True, allow_nan=False)
+    return Response(text, media_type='application/json')
 
   def _facts(self) -> dict[str, Any]:
     spec = self.spec
@@ -236,6 +240,13 @@ class JamServer:
         'top_k': spec.codebook_size,
       },
     }
+
+
+def _in_one_line(entry: logging.LogRecord) -> bool:
+  """Leaves the traceback out where a client sent text that is not UTF-8, and keeps the message."""
+  if entry.exc_info and isinstance(entry.exc_info[1], UnicodeDecodeError):
+    entry.exc_info = None
+  return True
 
 
 class _WithHeaders:

@@ -46,6 +46,25 @@ def test_settings_follow_messages():
     mix.changed(first, {'type': 'weights', 'weights': [1, 2]})
   with pytest.raises(ProtocolError, match='at most 6'):
     mix.on_a_ring(['x'] * 7)
+  with pytest.raises(ProtocolError, match='temperature=1e-09 is not 0 and below 0.001'):
+    mix.changed(first, {'type': 'sampling', 'temperature': 1e-9})
+
+
+def test_prompts_are_written_as_for_generate(tmp_path):
+  prompts = mix.on_a_ring(['0.7:organ', 'drums', '0:preset:mean'])
+  assert [(p.kind, p.content, p.weight) for p in prompts] == [
+    ('text', 'organ', 0.7), ('text', 'drums', 1.0), ('preset', 'mean', 0.0)
+  ]  # fmt: skip
+  (tmp_path / 'loop.wav').write_text('')
+  for text, reason in (
+    (str(tmp_path / 'loop.wav'), 'drop the file on the page'),
+    ('3:organ', r'weight 3, which is not in 0\.\.2'),
+    ('organ \udcff', 'not valid Unicode'),
+    ('', 'is empty'),
+    ('-1:organ', 'cannot be subtracted'),
+  ):
+    with pytest.raises(ValueError, match=reason):
+      mix.on_a_ring([text])
 
 
 def test_a_mix_is_the_weighted_mean_of_what_has_weight():

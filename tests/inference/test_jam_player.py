@@ -214,13 +214,13 @@ def test_a_model_that_fails_says_so_and_stops(player):
 def test_uploads_are_few_and_those_in_use_stay(player):
   upload = {'purpose': 'style', 'sample_rate': RATE}
   for k in range(Limits().max_uploads + 2):
-    audio = np.full([10, 1], k / 100, np.float32)
+    audio = np.full([800, 1], k / 100, np.float32)
     player.add_upload({'id': f'u{k}', **upload}, audio)
   with pytest.raises(ProtocolError, match="no audio prompt 'u1'"):
     player.apply({'type': 'prompts', 'prompts': [{'kind': 'audio', 'content': 'u1'}]})
   player.apply({'type': 'prompts', 'prompts': [{'kind': 'audio', 'content': 'u5'}]})
   for k in range(20, 40):
-    player.add_upload({'id': f'u{k}', **upload}, np.zeros([10, 1], np.float32))
+    player.add_upload({'id': f'u{k}', **upload}, np.zeros([800, 1], np.float32))
   np.testing.assert_allclose(player._embed('audio', 'u5'), 0.05)
   with pytest.raises(ProtocolError, match="no preset 'x'"):
     player.apply({'type': 'prompts', 'prompts': [{'kind': 'preset', 'content': 'x'}]})

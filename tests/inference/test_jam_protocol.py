@@ -4,8 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from inference import protocol
 from inference.protocol import AudioFrame, Limits, ProtocolError, parse_message
@@ -21,6 +19,7 @@ def test_messages_are_taken():
   assert parse(type='play') == {'type': 'play'}
   # A whole float is a whole number, an int is a number.
   assert parse(type='played', sample=96000.0)['sample'] == 96000
+  assert parse(type='reset', seed=2**32 - 1)['seed'] == 2**32 - 1
   assert parse(type='sampling', temperature=1) == {'type': 'sampling', 'temperature': 1.0}
   prompts = [{'kind': 'text', 'content': 'organ', 'weight': 1}]
   assert parse(type='prompts', prompts=prompts)['prompts'][0]['weight'] == 1.0
@@ -51,6 +50,16 @@ def test_messages_are_taken():
     ('{"type": "prompts", "prompts": [{"kind": "text", "content": " "}]}', 'is empty'),
     ('{"type": "buffer", "secs": 100}', r'100 is not in 0.25..20'),
     ('{"type": "hello", "protocol": 1, "format": "mp3"}', "'mp3' is not one of s16le, f32le"),
+    ('{"type": "hello", "protocol": 1, "token": "a\\ud800"}', r"hello.token has .*'\\ud800'"),
+    ('{"type": "hello", "protocol": 1, "name": "\\udfff"}', r"hello.name has .*'\\udfff' at char"),
+    ('{"type": "hello", "protocol": 1, "name": "a\\u0000"}', 'hello.name has a NUL character at'),
+    ('{"type": "prompts", "prompts": [{"kind": "text", "content": "\\ud800"}]}',
+     'prompts.prompts.content has the lone surrogate'),
+    ('{"type": "prompts", "prompts": [{"kind": "text", "content": "a", "label": "\\ud800"}]}',
+     'prompts.prompts.label has the lone surrogate'),
+    ('{"type": "inject", "upload": "\\ud800"}', 'inject.upload has the lone surrogate'),
+    ('{"type": "play", "\\ud800": 1}', r"no field '\\ud800'"),
+    ('{"type": "reset", "seed": 4294967296}', r'not in 0\.\.4'),
     ('{"type": "played", "sample": ' + '9' * 400 + '}', 'which no field holds'),
     ('{"type": "played", "sample": ' + '9' * 9000 + '}', 'must be JSON'),
   ],
@@ -64,8 +73,8 @@ def test_too_much_is_refused():
   with pytest.raises(ProtocolError, match='longer than 65536') as refused:
     parse_message(' ' * 70_000, LIMITS)
   assert refused.value.code == 'too_large'
-  prompt = {'kind': 'text', 'content': 'x' * 301}
-  with pytest.raises(ProtocolError, match='301 characters'):
+  prompt = {'kind': 'text', 'content': 'x' * 501}
+  with pytest.raises(ProtocolError, match='501 characters, longer than 500'):
     parse(type='prompts', prompts=[prompt])
   with pytest.raises(ProtocolError, match='length of prompts.prompts is 7'):
     parse(type='prompts', prompts=[{'kind': 'text', 'content': 'x'}] * 7)
@@ -74,23 +83,6 @@ def test_too_much_is_refused():
     parse(type='upload', samples=8000 * 30 + 1, **upload)
   with pytest.raises(ProtocolError, match='must be JSON'):
     parse_message('[' * 60_000, LIMITS)
-
-
-@given(st.text(max_size=200) | st.recursive(
-  st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=9),
-  lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-    st.sampled_from(['type', 'prompts', 'weights', 'x', 'secs', 'kind', 'content']), inner,
-    max_size=4,
-  ),
-  max_leaves=6,
-).map(json.dumps))  # fmt: skip
-@settings(max_examples=60, deadline=None)
-def test_nothing_but_protocol_errors_comes_out_of_anything(text):
-  try:
-    message = parse_message(text, LIMITS)
-  except ProtocolError:
-    return
-  assert message['type'] in protocol._MESSAGES
 
 
 def test_sound_goes_over_the_wire_and_back():
@@ -117,5 +109,5 @@ def test_uploads_are_checked():
   np.testing.assert_array_equal(audio, [[0.5, -1], [1, 0]])
   with pytest.raises(ProtocolError, match='are 16 bytes; 15 came'):
     protocol.decode_upload(upload, data[:-1])
-  with pytest.raises(ProtocolError, match='not finite'):
+  with pytest.raises(ProtocolError, match=r'nan at 0.000 s \(sample 0 of channel 2\)'):
     protocol.decode_upload(upload, np.float32([0, np.nan, 0, 0]).tobytes())

@@ -1,5 +1,6 @@
 """The server over real sockets: who may connect, what is refused, what is bounded, what resumes."""
 
+import errno
 import gc
 import json
 import threading
@@ -14,6 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from inference import osc, protocol
+from inference.addresses import AddressError, explained, listen
 from inference.client import JamClient, JamError
 from inference.protocol import Limits
 from inference.server import is_loopback, may_connect
@@ -226,6 +228,8 @@ def test_pages_of_others_are_refused(server):
     ('localhost:8765', 'http://localhost:9999', True, False),
     ('rebound.example:8765', 'http://rebound.example:8765', True, False),
     ('', None, True, False),
+    ('[::1', None, True, False),
+    ('localhost:8765', 'http://[::1', True, False),
     ('studio.lan:8765', 'http://studio.lan:8765', False, True),
     ('studio.lan:8765', 'https://friend.example', False, True),
     ('studio.lan:8765', 'https://evil.example', False, False),
@@ -326,7 +330,7 @@ def test_a_listener_that_does_not_read_is_bounded():
 def test_osc_steers_all_players_and_one(server):
   from pythonosc.udp_client import SimpleUDPClient
 
-  listener = osc.OscInput(server.players, '127.0.0.1', 0)
+  listener = osc.OscInput(server.players, osc.bind('127.0.0.1', 0))
   listener.start()
   client = SimpleUDPClient('127.0.0.1', listener.port)
   with JamClient(server.url, timeout=300) as one, JamClient(server.url, timeout=300) as two:
@@ -354,7 +358,135 @@ def test_osc_steers_all_players_and_one(server):
   listener.stop()
 
 
+SURROGATE = '\ud800'
+
+
+@pytest.mark.parametrize(
+  'message',
+  [
+    {'type': 'prompts', 'prompts': [{'kind': 'text', 'content': SURROGATE}]},
+    {'type': 'prompts', 'prompts': [{'kind': 'text', 'content': 'a', 'label': SURROGATE}]},
+    {'type': 'prompts', 'prompts': [{'kind': SURROGATE, 'content': 'a'}]},
+    {'type': 'inject', 'upload': SURROGATE},
+    {'type': 'hello', 'protocol': 1, 'name': SURROGATE},
+    {'type': SURROGATE},
+    {'type': 'play', SURROGATE: 1},
+  ],
+)
+def test_text_that_is_no_unicode_is_answered_and_the_connection_lives(server, message):
+  with connect(address(server), proxy=None) as socket:
+    say_hello(socket)
+    socket.send(json.dumps(message))
+    answer = json.loads(socket.recv(timeout=60))
+    assert answer['type'] == 'error' and 'ud800' in answer['message']
+    socket.send('{"type":"ping","time":5}')
+    assert json.loads(socket.recv(timeout=60))['type'] == 'pong'
+    socket.send('{"type":"bye"}')
+
+
+@pytest.mark.parametrize('field', ['token', 'name', 'session'])
+def test_a_hello_that_is_no_unicode_may_be_said_anew(server, field):
+  with connect(address(server), proxy=None) as socket:
+    answer = say_hello(socket, **{field: SURROGATE})
+    assert (answer['type'], answer['code']) == ('error', 'bad_text')
+    assert f"hello.{field} has the lone surrogate '\\ud800'" in answer['message']
+    # Nobody else has noticed.
+    status = urllib.request.urlopen(f'http://127.0.0.1:{server.port}/api/status').read().decode()
+    assert json.loads(status)['model'] == 'toy'
+    assert say_hello(socket, name='café')['type'] == 'welcome'
+    status = urllib.request.urlopen(f'http://127.0.0.1:{server.port}/api/status').read().decode()
+    assert json.loads(status)['players'][-1]['name'] == 'café'
+    socket.send('{"type":"bye"}')
+  with pytest.raises(JamError, match='name has the lone surrogate') as refused:
+    JamClient(server.url, name=SURROGATE, timeout=60)
+  assert refused.value.code == 'bad_text'
+
+
+def test_the_status_page_is_valid_whatever_a_name_holds(server, jam):
+  player = server.players.all()[-1]
+  player.name = SURROGATE
+  status = urllib.request.urlopen(f'http://127.0.0.1:{server.port}/api/status').read()
+  assert json.loads(status.decode())['players'][-1]['name'] == SURROGATE
+
+
+def test_what_a_style_model_cannot_do_is_answered(server, jam, monkeypatch, caplog):
+  def embed(text):
+    raise {'nan': RuntimeError('broken model')}[text]
+
+  monkeypatch.setattr(server.players.styles, 'text', embed)
+  jam.set_prompts({'nan': 1.0})
+  with pytest.raises(JamError, match='its log says why') as refused:
+    jam.wait_for('settings')
+  assert refused.value.code == 'internal' and 'broken model' in caplog.text
+  monkeypatch.undo()
+  model = server.players.styles._model
+  monkeypatch.setattr(model, 'embed_text', lambda texts: np.full([1, 5], np.nan))
+  jam.set_prompts({'never said before': 1.0})
+  with pytest.raises(JamError, match='NaN or infinite coordinates') as refused:
+    jam.wait_for('settings')
+  assert refused.value.code == 'bad_style'
+  monkeypatch.undo()
+  jam.set_prompts({'organ': 1.0})
+  assert jam.wait_for('settings')['prompts'][0]['content'] == 'organ'
+
+
+def test_what_is_odd_about_an_upload_is_told(server, jam):
+  jam.upload(np.zeros(800, np.float32), 8000)
+  assert 'is silent' in jam.events[-2]['message'] and jam.events[-2]['code'] == 'silent'
+  with pytest.raises(JamError, match='0.0999 s of audio; at least 0.1 s'):
+    jam.upload(np.ones(799, np.float32), 8000)
+  loud = np.float32([[0.5, -2]] * 800)
+  jam.send('upload', id='loud', purpose='style', format='f32le', channels=2, sample_rate=8000,
+           samples=800)  # fmt: skip
+  jam._socket.send(loud.tobytes())
+  assert "800 of 1600 samples of the upload 'loud'" in jam.wait_for('notice')['message']
+  jam.wait_for('uploaded')
+
+
+def test_a_resumed_stream_cannot_begin_beyond_its_end(server, jam):
+  jam.play()
+  jam.read(0.5)
+  with connect(address(server), proxy=None) as other:
+    welcome = say_hello(other, session=jam.session, next_sample=2**53)
+    assert welcome['resumed'] and welcome['next_sample'] <= server.players.all()[-1].end
+
+
+@pytest.mark.parametrize(
+  ('host', 'port', 'reason'),
+  [
+    ('127.0.0.1', 65536, r'--port=65536 is not in 0\.\.65535'),
+    ('127.0.0.1', -1, r'--port=-1 is not in 0\.\.65535'),
+    ('192.0.2.7', 0, '--host=192.0.2.7 is no address of this machine'),
+    ('no host', 0, '--host=no host is no address of this machine'),
+    ('::zz', 0, 'is no address of this machine'),
+    ('a' * 300, 0, 'is no address of this machine'),
+    ('\udcff', 0, 'is no address of this machine'),
+    ('', 0, '--host is empty'),
+  ],
+)
+def test_addresses_that_cannot_be_had_are_told(host, port, reason):
+  with pytest.raises(AddressError, match=reason):
+    listen(host, port)
+  with pytest.raises(AddressError, match=reason.replace('--', '--osc_')):
+    osc.bind(host, port)
+
+
+def test_rights_that_a_port_takes_are_told():
+  def refuse():
+    raise PermissionError(errno.EACCES, 'Permission denied')
+
+  with pytest.raises(AddressError, match='80 cannot be bound .* take one above 1023'):
+    explained(refuse, '127.0.0.1', 80)
+
+
 def test_a_port_in_use_is_told(server):
-  with pytest.raises(OSError, match='cannot be bound'), running_server(host='127.0.0.1'):
-    taken = type(server)(server.players, model_name='x', port=server.port)
+  taken = type(server)(server.players, model_name='x', port=server.port)
+  with pytest.raises(AddressError, match='another program has the port.*--port=0'):
     taken.bind()
+  with listen('127.0.0.1', 0) as first:  # Not even one that has not accepted anybody yet.
+    with pytest.raises(AddressError, match='cannot be bound'):
+      listen('127.0.0.1', first.getsockname()[1])
+  first = osc.bind('127.0.0.1', 0)
+  with pytest.raises(AddressError, match='--osc_port=0'):
+    osc.bind('127.0.0.1', first.server_address[1])
+  first.server_close()

@@ -7,6 +7,7 @@ import urllib.request
 import numpy as np
 import pytest
 
+from inference.addresses import listen
 from inference.client import JamClient
 from models.bundle import load_bundle
 from pipelines import jam
@@ -43,6 +44,37 @@ def test_what_cannot_be_served_is_refused(bundle):
     jam.make_server(bundle, 'x', max_batch=5)
   with pytest.raises(ValueError, match='at most 6'):
     jam.make_server(bundle, 'x', prompts=['x'] * 7)
+
+
+@pytest.mark.parametrize(
+  'options, reason',
+  [
+    ({'buffer_secs': float('nan')}, 'buffer_secs=nan'),
+    ({'max_batch': 0}, 'max_batch=0'),
+    ({'max_players': 0}, 'max_players=0 must be at least 1'),
+    ({'seed': 2**32}, r'seed=4294967296 is not a whole number in 0\.\.4294967295'),
+    ({'prompts': ['organ \udcff']}, 'not valid Unicode'),
+    ({'token': 'a\udcff'}, 'The token has the lone surrogate'),
+    ({'token': 'a' * 257}, 'token of 257 characters'),
+    ({'token': '', 'host': '0.0.0.0'}, 'can be reached from other machines'),
+    ({'origins': ['studio.example']}, "allowed_origin='studio.example' is no origin"),
+    ({'port': 65536}, '--port=65536'),
+    ({'host': 'no host'}, '--host=no host is no address'),
+    ({'osc_port': 70000}, '--osc_port=70000'),
+    ({'osc_port': 0, 'osc_host': 'no host'}, '--osc_host=no host is no address'),
+  ],
+)
+def test_what_cannot_be_served_is_refused_before_anything_is_loaded(options, reason):
+  with pytest.raises(ValueError, match=reason):
+    jam.serve('no such bundle', **{'port': 0, **options})
+
+
+def test_a_port_is_given_back_where_the_model_is_not_there():
+  with listen('127.0.0.1', 0) as free:
+    port = free.getsockname()[1]
+  with pytest.raises(FileNotFoundError):
+    jam.serve('no such bundle', port=port)
+  listen('127.0.0.1', port).close()
 
 
 def test_other_machines_need_the_token_that_is_made(bundle):
