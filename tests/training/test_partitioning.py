@@ -286,6 +286,10 @@ def test_two_processes_are_one_run(tmp_path):
   """Same global batches, same losses; each continues what the other has begun."""
   process_runs.run(tmp_path / 'one', 6)
   process_runs.run(tmp_path / 'one_then_two', 3)
+  # Damage that only the second process sees, whose share of the files is every other one.
+  damaged = tmp_path / 'one_then_two' / 'checkpoint_3'
+  listed = sorted(json.loads((damaged / 'checksums.json').read_text())['files'])
+  (damaged / listed[1]).unlink()
   outputs = _in_two_processes([
     {'model_dir': str(tmp_path / 'two'), 'total_steps': 6},
     {'model_dir': str(tmp_path / 'one_then_two'), 'total_steps': 6, 'num_partitions': 2},
@@ -299,6 +303,8 @@ def test_two_processes_are_one_run(tmp_path):
   process_runs.run(tmp_path / 'two_then_one', total)
   process_runs.run(tmp_path / 'one', total)
 
+  left = sorted(path.name for path in (tmp_path / 'one_then_two').glob('checkpoint_*'))
+  assert left == ['checkpoint_2', 'checkpoint_3.broken', 'checkpoint_4', 'checkpoint_6']
   losses, examples = _seen(tmp_path / 'one')
   assert examples == np.arange(4 * total).reshape(-1, 4).tolist()
   for name in ('two', 'one_then_two', 'two_then_one'):
