@@ -264,4 +264,8 @@ def load_adapter(path: str | pathlib.Path) -> tuple[Tree, AdapterConfig, dict[st
   adapter, metadata = weights.load(path)
   if metadata.get('kind') != _KIND:
     raise ValueError(f'{path} holds {json.dumps(metadata.get("kind"))}, not an adapter.')
-  return adapter, AdapterConfig(**metadata['config']), metadata['base']
+  try:
+    config, base = AdapterConfig(**metadata['config']), dict(metadata['base'])
+  except (LookupError, TypeError) as error:
+    raise ValueError(f'{path} does not say how the adapter is applied: {error}') from error
+  return adapter, config, base

@@ -10,6 +10,7 @@ with their hashes, and `check_tokens` refuses others.
 """
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 from typing import Any
@@ -23,6 +24,10 @@ from models.depthformer import DepthformerConfig, DepthformerModel
 from models.depthformer.parameters import leaves
 from models.spec import LiveMusicSpec
 
+# Of spec.json; the last is a hash of the others, which older versions did not write.
+_SPEC_KEYS = {
+  'format', 'spec', 'config', 'codec', 'style', 'only_used_ids', 'weights_hash', 'sha256',
+}  # fmt: skip
 BUNDLED = pathlib.Path(__file__).parent / 'depthformer' / 'bundled'
 FORMAT_VERSION = 1
 
@@ -97,7 +102,7 @@ def save_bundle(
   elif (directory / 'spec.json').is_file():  # Then they are an earlier bundle's.
     (directory / 'presets.safetensors').unlink(missing_ok=True)
   _write_json(partial / 'card.json', bundle.card)
-  _write_json(partial / 'spec.json', description)
+  _write_json(partial / 'spec.json', description | {'sha256': _hash(description)})
   for path in sorted(partial.iterdir()):
     path.replace(directory / path.name)
   partial.rmdir()
@@ -112,25 +117,26 @@ def load_bundle(name_or_path: str | pathlib.Path = 'tiny') -> Bundle:
     ValueError: a file is truncated, or weights and description do not belong together.
   """
   directory = _find(name_or_path)
-  description = _read_json(directory / 'spec.json')
-  if description.get('format') != FORMAT_VERSION:
-    raise ValueError(
-      f'{directory} has bundle format {description.get("format")}; this version reads '
-      f'{FORMAT_VERSION}.'
-    )
-  spec = LiveMusicSpec.from_dict(description['spec'])
-  model = DepthformerModel(DepthformerConfig.from_dict(description['config']), spec)
+  description = _read_spec(directory / 'spec.json')
+  try:
+    spec = LiveMusicSpec.from_dict(description['spec'])
+    model = DepthformerModel(DepthformerConfig.from_dict(description['config']), spec)
+  except (ValueError, LookupError, TypeError, AttributeError) as error:
+    raise ValueError(f'{directory}/spec.json describes no language model: {error}') from error
   stored, _ = weights.load(directory / 'weights.safetensors')
   if weights.tree_hash(stored) != description['weights_hash']:
     raise ValueError(
       f'{directory}/weights.safetensors (hash {weights.tree_hash(stored)}) is not the file that '
       f'spec.json describes (hash {description["weights_hash"]}); copy the whole folder again.'
     )
+  _check_names(stored, model, directory)
   params = _restore_unused(stored, spec) if description['only_used_ids'] else stored
   _check_shapes(params, model, directory)
   presets = {}
   if (directory / 'presets.safetensors').is_file():
-    presets = weights.load(directory / 'presets.safetensors')[0]['presets']
+    presets = weights.load(directory / 'presets.safetensors')[0].get('presets')
+    if not isinstance(presets, dict):
+      raise ValueError(f'{directory}/presets.safetensors holds no presets; copy it again.')
   return Bundle(
     model=model,
     params=jax.tree.map(jnp.asarray, params),
@@ -140,7 +146,7 @@ def load_bundle(name_or_path: str | pathlib.Path = 'tiny') -> Bundle:
     style_name=description['style']['name'],
     style_hash=description['style']['hash'],
     presets=presets,
-    card=_read_json(directory / 'card.json'),
+    card=read_json(directory / 'card.json'),
   )
 
 
@@ -193,6 +199,14 @@ def _restore_unused(stored: dict[str, Any], spec: LiveMusicSpec) -> dict[str, An
   return stored | {'embedding': embedding, 'logits': logits}
 
 
+def _check_names(stored: dict[str, Any], model: DepthformerModel, directory: pathlib.Path):
+  """Raises ValueError naming the first array that is missing from the weights."""
+  flat = weights.flatten(stored)
+  for name in sorted(leaves(model.config, model.spec)):
+    if name not in flat:
+      raise ValueError(f'{directory}: {name} is missing in the weights; copy the folder again.')
+
+
 def _check_shapes(params: dict[str, Any], model: DepthformerModel, directory: pathlib.Path):
   """Raises ValueError naming the first array that does not fit the sizes in spec.json."""
   flat = weights.flatten(params)
@@ -214,13 +228,45 @@ def _find(name_or_path: str | pathlib.Path) -> pathlib.Path:
   )
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """A file of a bundle or adapter that holds one JSON object.
+
+  Raises:
+    FileNotFoundError: it is missing.
+    ValueError: it is truncated, or holds something else.
+  """
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
+    value = json.loads(path.read_text(encoding='utf-8'))
   except FileNotFoundError:
     raise FileNotFoundError(f'The bundle lacks {path}; copy the whole folder again.') from None
-  except json.JSONDecodeError as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f'{path} is truncated or not JSON: {error}') from error
+  if not isinstance(value, dict):
+    raise ValueError(f'{path} holds {type(value).__name__}, not a JSON object; copy it again.')
+  return value
+
+
+def _read_spec(path: pathlib.Path) -> dict[str, Any]:
+  """What spec.json says; ValueError where it is of another format or not what was saved."""
+  description = read_json(path)
+  if description.get('format') != FORMAT_VERSION:
+    raise ValueError(
+      f'{path.parent} has bundle format {description.get("format")!r}; this version reads '
+      f'{FORMAT_VERSION}.'
+    )
+  saved = {key: value for key, value in description.items() if key != 'sha256'}
+  whole = 'sha256' not in description or description['sha256'] == _hash(saved)
+  if not whole or set(saved) != _SPEC_KEYS - {'sha256'}:
+    raise ValueError(f'{path} is damaged: it is not what was saved. Copy the whole folder again.')
+  for kind in ('codec', 'style'):
+    names = description[kind]
+    if not isinstance(names, dict) or not {'name', 'hash'} <= set(names):
+      raise ValueError(f'{path} does not name the {kind}. Copy the whole folder again.')
+  return description
+
+
+def _hash(description: dict[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def _write_json(path: pathlib.Path, value: dict[str, Any]):

@@ -1,7 +1,8 @@
 """Weights on disk: nested dictionaries of arrays <-> one safetensors file with its description.
 
 Files are written in float16 by default and read back as float32; what describes them (sizes,
-recipe, licence) travels as JSON in the header's metadata.
+recipe, licence) travels as JSON in the header's metadata, and with it a SHA-256 of everything else
+in the file, which `load` compares. Files of older versions lack it and are read without.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 Tree = dict[str, Any]
+_SHA256 = 'sha256'
 
 
 def flatten(tree: Tree, prefix: str = '') -> dict[str, np.ndarray]:
@@ -57,7 +59,9 @@ def save(
   partial = path.with_suffix('.partial')
   partial.touch()  # save_file makes a file that only its owner may read; this one has its mode.
   mode = partial.stat().st_mode
-  save_file(arrays, partial, {key: json.dumps(metadata[key]) for key in sorted(metadata)})
+  described = {key: json.dumps(metadata[key]) for key in sorted(metadata)}
+  save_file(arrays, partial, described | {_SHA256: json.dumps(_exact_hash(arrays, described))})
+  _sort_description(partial)
   partial.chmod(mode)
   partial.replace(path)
   return path
@@ -68,23 +72,31 @@ def load(path: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: the file is truncated or not safetensors.
+    ValueError: the file is truncated, not safetensors, or not the one that was saved.
   """
   path = pathlib.Path(path)
   if not path.is_file():
     raise FileNotFoundError(f'No weights at {path}.')
   try:
     with safe_open(str(path), framework='numpy') as file:
-      metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+      described = dict(file.metadata() or {})
       flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-  except json.JSONDecodeError as error:
+    metadata = {key: json.loads(value) for key, value in described.items()}
+  except (json.JSONDecodeError, RecursionError) as error:
     raise ValueError(f'{path} has a description that is not JSON: {error}') from error
-  except SafetensorError as error:
+  except (SafetensorError, LookupError, TypeError, AttributeError, UnicodeError) as error:
     raise ValueError(f'{path} is truncated or not safetensors: {error}') from error
+  if metadata.pop(_SHA256, None) not in (None, _exact_hash(flat, described)):
+    raise ValueError(
+      f'{path} is damaged: it does not hold what was saved (SHA-256 differs). Copy the file again.'
+    )
   for name, value in flat.items():
     if np.issubdtype(value.dtype, np.floating):
       flat[name] = value.astype(np.float32)
-  return unflatten(flat), metadata
+  try:
+    return unflatten(flat), metadata
+  except (TypeError, AttributeError) as error:
+    raise ValueError(f'{path} has an array where others lie below its name: {error}') from error
 
 
 def content_hash(path: str | pathlib.Path) -> str:
@@ -103,3 +115,27 @@ def tree_hash(tree: Tree) -> str:
     digest.update(name.encode())
     digest.update(np.ascontiguousarray(value).tobytes())
   return digest.hexdigest()[:16]
+
+
+def _sort_description(path: pathlib.Path):
+  """Sorts the header's metadata, which safetensors does not: equal content, equal file."""
+  with open(path, 'r+b') as file:
+    length = int.from_bytes(file.read(8), 'little')
+    header = json.loads(file.read(length))
+    header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(',', ':')).encode()
+    if len(text) <= length:
+      file.seek(8)
+      file.write(text.ljust(length))
+
+
+def _exact_hash(arrays: dict[str, np.ndarray], described: dict[str, str]) -> str:
+  """SHA-256 over all there is in a file: names, dtypes, shapes, bytes, and its description."""
+  digest = hashlib.sha256()
+  for key in sorted(set(described) - {_SHA256}):
+    digest.update(json.dumps([key, described[key]]).encode())
+  for name in sorted(arrays):
+    value = arrays[name]
+    digest.update(json.dumps([name, value.dtype.name, value.shape]).encode())
+    digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+  return digest.hexdigest()

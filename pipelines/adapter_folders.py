@@ -20,7 +20,7 @@ import numpy as np
 
 from models import adapters, weights
 from models.adapters import AdapterConfig
-from models.bundle import Bundle
+from models.bundle import Bundle, read_json
 from models.musiccoca.presets import load_presets, save_presets
 
 CARD_FILE, PRESETS_FILE = 'card.json', 'presets.safetensors'
@@ -109,5 +109,5 @@ def load(folder: str | pathlib.Path, strength: float, load_base: Callable[[str],
   presets, path = dict(base.presets), folder / PRESETS_FILE
   if path.is_file():
     presets |= load_presets(path, base.style_hash)
-  card = json.loads((folder / CARD_FILE).read_text(encoding='utf-8')) | {'strength': strength}
+  card = read_json(folder / CARD_FILE) | {'strength': strength}
   return dataclasses.replace(base, params=params, presets=presets, card=card)

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
+
 from training import checksums
 
 PREFIX = 'checkpoint'
@@ -104,8 +106,9 @@ def read_checkpoint(path: str | pathlib.Path, read: Callable[[pathlib.Path], Any
 
 def shows_damage(checkpoint: pathlib.Path, error: Exception) -> bool:
   """Whether an error in reading is one of a damaged checkpoint, which no checksums have shown."""
-  of_data = isinstance(error, ValueError | OSError | LookupError | TypeError | AttributeError)
-  return of_data and not checksums.listed(checkpoint)
+  # Orbax raises what it likes; these alone speak of the machine.
+  of_machine = isinstance(error, MemoryError | jax.errors.JaxRuntimeError)
+  return not of_machine and not checksums.listed(checkpoint)
 
 
 def in_words(error: Exception) -> str:

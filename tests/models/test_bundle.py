@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from models import bundle as bundles
 from models import weights
@@ -121,10 +122,34 @@ def test_weights_of_another_bundle_are_refused(bundle, tmp_path):
 def test_sizes_that_do_not_fit_the_weights_name_the_array(bundle, tmp_path):
   bundles.save_bundle(tmp_path, bundle)
   description = json.loads((tmp_path / 'spec.json').read_text())
+  del description['sha256']  # As older versions wrote it.
   description['config']['mlp_dim'] = 48
   (tmp_path / 'spec.json').write_text(json.dumps(description))
   with pytest.raises(ValueError, match=r'depth/layers/mlp/gate is \(1, 16, 32\).*\(1, 16, 48\)'):
     bundles.load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize('name', ['weights.safetensors', 'presets.safetensors', 'spec.json'])
+def test_a_flipped_bit_is_found(bundle, tmp_path, name):
+  bundles.save_bundle(tmp_path, bundle)
+  content = bytearray((tmp_path / name).read_bytes())
+  content[-20] ^= 1
+  (tmp_path / name).write_bytes(content)
+  with pytest.raises(ValueError, match=f'{tmp_path}/{name} is damaged'):
+    bundles.load_bundle(tmp_path)
+
+
+def test_a_bundle_of_an_older_version_is_read(bundle, tmp_path):
+  """Without any hash but that of the weights' values."""
+  bundles.save_bundle(tmp_path, bundle)
+  for name in ('weights', 'presets'):
+    path = tmp_path / f'{name}.safetensors'
+    safetensors.numpy.save_file(safetensors.numpy.load_file(path), path)
+  description = json.loads((tmp_path / 'spec.json').read_text())
+  del description['sha256']
+  (tmp_path / 'spec.json').write_text(json.dumps(description))
+  loaded = bundles.load_bundle(tmp_path)
+  np.testing.assert_array_equal(loaded.presets['church organ'], bundle.presets['church organ'])
 
 
 def test_tokens_of_another_codec_or_style_model_are_refused(bundle):

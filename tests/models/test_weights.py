@@ -38,3 +38,31 @@ def test_missing_and_truncated_files_are_named(tmp_path):
   path.write_bytes(path.read_bytes()[:-4])
   with pytest.raises(ValueError, match='truncated'):
     weights.load(path)
+
+
+def test_every_bit_counts(tmp_path):
+  """Float32 digits that float16 would not show, names, dtypes and the description."""
+  path = weights.save(tmp_path / 'x.safetensors', TREE, {'alpha': 8}, np.float32)
+  whole = path.read_bytes()
+  refused = 0
+  for place in range(0, len(whole), 3):
+    content = bytearray(whole)
+    content[place] ^= 1
+    path.write_bytes(content)
+    try:
+      tree, metadata = weights.load(path)
+    except ValueError as error:
+      assert str(path) in str(error)
+      refused += 1
+    else:  # A bit of the hash's own name.
+      assert {'alpha': 8}.items() <= metadata.items() and b'sha256' not in bytes(content)
+      np.testing.assert_array_equal(tree['b']['w'], TREE['b']['w'])
+  assert refused >= len(whole) // 3 - 3
+
+
+def test_equal_trees_make_equal_files(tmp_path):
+  description = {name: name for name in 'cabdefgh'}
+  files = {
+    weights.save(tmp_path / f'{i}', TREE, description).read_bytes() for i in range(8)
+  }  # fmt: skip
+  assert len(files) == 1
