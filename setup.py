@@ -24,6 +24,7 @@ PACKAGES = [
 REQUIREMENTS = [
   'absl-py>=2.1',
   'apache-beam>=2.70,<2.80',
+  'av>=14.2,<19',
   'clu>=0.0.12,<0.1',
   'etils[epath]>=1.9',
   'flax>=0.10,<0.14',

@@ -1,34 +1,34 @@
 """Audio files in and out: decoding by range, resampling, writing, and what the header promises.
 
 Audio is float32 [samples, channels] everywhere. soundfile decodes WAV, FLAC, MP3, OGG (Vorbis and
-Opus), AIFF, CAF and W64; ffmpeg, where it is installed, AAC and others; soxr resamples at its high
-quality setting. Paths may be URIs: such a file is copied first. Who reads a file more than once
-does it inside `decodable`, so that it is copied and taken through ffmpeg once.
+Opus), AIFF, CAF, AU and W64; PyAV AAC and others; soxr resamples at its high quality setting. More
+than two channels become stereo by ITU-R BS.775. What counts is what decoding gives, not what the
+header promises (`preprocessing.decoding`). Paths may be URIs: such a file is copied first. Who
+reads a file more than once does it inside `decodable`, so that it is copied, and taken through
+PyAV, once.
 """
 
 import contextlib
 import dataclasses
 import os
+import tempfile
 from collections.abc import Iterator
 
 import mutagen
-import mutagen.mp3
 import mutagen.wave
 import numpy as np
 import soundfile
 import soxr
 
 from models.spec import LiveMusicSpec
-from preprocessing import ffmpeg, files
+from preprocessing import channels as channel_layouts
+from preprocessing import decoding, files
 
 _SPEC = LiveMusicSpec()
 # libsndfile crashes when a long signal is written to OGG in one call.
 WRITE_BLOCK_FRAMES = 65_536
 READ_BLOCK_SECS = 20
 
-AUDIO_SUFFIXES = (
-  '.wav', '.flac', '.mp3', '.ogg', '.oga', '.opus', '.aif', '.aiff', '.aifc', '.w64', '.caf',
-)  # fmt: skip
 _SUBTYPES = {
   '.wav': ('WAV', 'PCM_16'),
   '.flac': ('FLAC', 'PCM_16'),
@@ -53,18 +53,20 @@ class AudioError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class AudioHeader:
-  """What a file says about itself.
+  """What a file holds, as far as that is known before it is decoded.
 
   Attributes:
-    frames: samples per channel that the decoder announces.
+    frames: samples per channel that decoding gives, or nearly so where `estimated`.
     sample_rate: Hz.
     channels: number of channels.
-    container: libsndfile's name of the container, e.g. 'WAV'.
-    subtype: libsndfile's name of the sample format, e.g. 'PCM_16'.
+    container: libsndfile's name of the container, e.g. 'WAV', or 'FFMPEG'.
+    subtype: libsndfile's name of the sample format, e.g. 'PCM_16', or the codec's name.
     promised_secs: seconds that the header promises, read independently of the file's length, or
       None where the container makes no such promise.
     complete: False where the container's end mark is missing.
-    estimated: whether `frames` is a guess by size and bit rate, which promises nothing.
+    estimated: whether `frames` is counted by packets, of which a decoder trims a few samples.
+    layout: of more than two channels; see `channels.layout_text`.
+    notes: what was mended, passed over or guessed, in words.
   """
 
   frames: int
@@ -75,6 +77,8 @@ class AudioHeader:
   promised_secs: float | None = None
   complete: bool = True
   estimated: bool = False
+  layout: str = ''
+  notes: str = ''
 
   @property
   def duration_secs(self) -> float:
@@ -82,104 +86,97 @@ class AudioHeader:
 
 
 def read_header(path: str | os.PathLike) -> AudioHeader:
-  """Reads a file's header without decoding it.
+  """Finds out what a file holds without decoding it.
 
   Raises:
-    AudioError: 'unreadable', 'empty_file', 'not_audio' or 'unsupported_format'.
+    AudioError: 'unreadable', 'empty_file', 'not_audio', 'decode_error' or 'unsupported_format'.
   """
-  try:
-    with files.local_file(path) as local:
-      return _local_header(local, os.fspath(path))
-  except OSError as error:
-    raise AudioError('unreadable', f'{os.fspath(path)}: {error.strerror or error}.') from error
-
-
-def _local_header(path: str, name: str) -> AudioHeader:
-  size = os.path.getsize(path)
-  if not os.path.isfile(path):
-    raise AudioError('unreadable', f'{name} is not a regular file.')
-  if not size:
-    raise AudioError('empty_file', f'{name} has no bytes.')
-  if ffmpeg.is_needed(path):
-    _require_ffmpeg(name)
-    try:
-      secs, rate, channels, codec = ffmpeg.probe(path)
-    except ffmpeg.FfmpegError as error:
-      raise AudioError('not_audio', f'{name} cannot be decoded: {error}') from error
-    guessed = ffmpeg.is_adts(path)
+  name = os.fspath(path)
+  with _errors_named(name), files.local_file(path) as local:
+    reading = _examined(local)
+    promised, complete = reading.promised_secs, reading.complete
+    if not reading.demuxer and 'MPEG' not in reading.subtype and reading.container != 'OGG':
+      promised = None if reading.links else _promise(local)
+    notes = (*reading.notes, *filter(None, [channel_layouts.describe(reading.layout)]))
     return AudioHeader(
-      round(secs * rate), rate, channels, 'FFMPEG', codec.upper(), None if guessed else secs,
-      estimated=guessed,
+      reading.frames, reading.sample_rate, reading.channels, reading.container, reading.subtype,
+      promised, complete, reading.estimated, reading.layout, '; '.join(notes),
     )  # fmt: skip
+
+
+def _examined(local: str) -> decoding.Reading:
+  """`decoding.examine` of what is a file and has bytes."""
+  if not os.path.isfile(local):
+    os.stat(local)
+    raise decoding.RefusedError('unreadable', 'is not a regular file')
+  if not os.path.getsize(local):
+    raise decoding.RefusedError('empty_file', 'has no bytes')
+  return decoding.examine(local)
+
+
+@contextlib.contextmanager
+def _errors_named(name: str) -> Iterator[None]:
+  """Whatever is wrong with a file becomes an AudioError that names it."""
   try:
-    info = soundfile.info(os.fsencode(path))
-  except (soundfile.LibsndfileError, OSError) as error:
-    reason = 'not_audio' if os.access(path, os.R_OK) else 'unreadable'
-    # libsndfile's MP3 part says of what is no MP3 that there is no such file.
-    told = '' if 'does not exist' in str(error) else f': {getattr(error, "error_string", error)}'
-    raise AudioError(reason, f'{name} cannot be decoded{told}') from error
-  if not (info.samplerate > 0 and info.channels > 0):
-    raise AudioError('not_audio', f'{name}: {info.channels} channels at {info.samplerate} Hz.')
-  promised, complete = _promise(path, info)
-  return AudioHeader(
-    info.frames, info.samplerate, info.channels, info.format, info.subtype, promised, complete
-  )
-
-
-def _require_ffmpeg(name: str):
-  if not ffmpeg.is_installed():
+    yield
+  except AudioError:
+    raise
+  except decoding.RefusedError as error:
+    raise AudioError(error.reason, f'{name} {error}.') from error
+  except soundfile.LibsndfileError as error:
+    text = str(getattr(error, 'error_string', '') or error).rstrip('.')
+    raise AudioError('decode_error', f'{name} fails while decoding: {text}.') from error
+  except OSError as error:
+    raise AudioError('unreadable', f'{name}: {error.strerror or error}.') from error
+  except MemoryError as error:
     raise AudioError(
-      'unsupported_format',
-      f'{name} is of a format that takes ffmpeg, which is not installed; install it, or convert '
-      'the file to FLAC or WAV.',
-    )
+      'decode_error', f'{name} takes more memory than there is; read it in blocks, or cut it.'
+    ) from error
 
 
 @contextlib.contextmanager
 def decodable(path: str | os.PathLike) -> Iterator[str]:
-  """A local path that soundfile decodes: the file itself, a copy, or what ffmpeg makes of it.
+  """A local path with the samples of a file: the file itself, a copy, or what PyAV makes of it.
 
   What is made lasts as long as the block.
 
   Raises:
     AudioError: 'unreadable', 'unsupported_format' or 'decode_error'.
   """
+  name = os.fspath(path)
   with contextlib.ExitStack() as stack:
-    try:
+    with _errors_named(name):
       local = stack.enter_context(files.local_file(path))
-      if ffmpeg.is_needed(local):
-        _require_ffmpeg(os.fspath(path))
-        local = stack.enter_context(ffmpeg.decoded(local))
-    except OSError as error:
-      raise AudioError('unreadable', f'{os.fspath(path)}: {error.strerror or error}.') from error
-    except ffmpeg.FfmpegError as error:
-      raise AudioError(
-        'decode_error', f'{os.fspath(path)} fails while decoding: {error}'
-      ) from error
+      reading = _examined(local)
+      if reading.demuxer:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        local = _decoded(local, reading, os.path.join(folder, 'decoded.w64'))
     yield local
 
 
-def _promise(path: str, info) -> tuple[float | None, bool]:
-  """Length promised by the header and whether the end mark is there.
+def _decoded(local: str, reading: decoding.Reading, target: str) -> str:
+  """Writes a file's samples, as stereo where it has more channels, in float."""
+  with decoding.decoder(local, reading) as decoder, soundfile.SoundFile(
+    target, 'w', reading.sample_rate, min(2, reading.channels), format='W64', subtype='FLOAT'
+  ) as file:  # fmt: skip
+    while len(block := decoder.read(READ_BLOCK_SECS * reading.sample_rate)):
+      file.write(_downmixed(block, reading.layout))
+  return target
 
-  libsndfile shortens a WAV's or AIFF's length to what the file holds, so mutagen, which believes
-  the header, is asked too. An OGG stream ends with a page that bears an end flag.
+
+def _promise(path: str) -> float | None:
+  """Length that a WAV's, AIFF's or FLAC's header promises.
+
+  libsndfile shortens it to what the file holds, so mutagen, which believes the header, is asked.
   """
-  if info.format == 'OGG':
-    return None, _ogg_ends(path)
   try:
     tagged = mutagen.File(path)
   except Exception:  # noqa: BLE001  a parser of foreign bytes fails in many ways
-    return None, True
-  if tagged is None or not getattr(tagged.info, 'length', 0):
-    return None, True
-  # Without a Xing or VBRI frame an MP3's length is only guessed from the file size.
-  mode = getattr(tagged.info, 'bitrate_mode', None)
-  if isinstance(tagged.info, mutagen.mp3.MPEGInfo) and mode == mutagen.mp3.BitrateMode.UNKNOWN:
-    return None, True
-  if isinstance(tagged, mutagen.wave.WAVE) and _is_no_size(tagged.info):
-    return None, True
-  return float(tagged.info.length), True
+    return None
+  length = getattr(tagged.info, 'length', 0) if tagged is not None else 0
+  if not length or (isinstance(tagged, mutagen.wave.WAVE) and _is_no_size(tagged.info)):
+    return None
+  return float(length)
 
 
 def _is_no_size(info: mutagen.wave.WaveStreamInfo) -> bool:
@@ -188,38 +185,20 @@ def _is_no_size(info: mutagen.wave.WaveStreamInfo) -> bool:
   return any(abs(size - none) < 1 << 16 for none in (0xFFFFFFFF, 0x7FFFFFFF))
 
 
-def _ogg_ends(path: str) -> bool:
-  with open(path, 'rb') as file:
-    file.seek(0, os.SEEK_END)
-    file.seek(max(0, file.tell() - (1 << 17)))
-    tail = file.read()
-  last = tail.rfind(b'OggS')
-  if last < 0 or last + 27 > len(tail):
-    return False
-  body = last + 27 + tail[last + 26]
-  page_end = body + sum(tail[last + 27 : body])
-  return bool(tail[last + 5] & 4) and page_end <= len(tail)
-
-
 def read_blocks(
   path: str | os.PathLike, block_secs: float = READ_BLOCK_SECS
 ) -> Iterator[np.ndarray]:
-  """Yields the whole file as blocks [n, channels] float32 at its own sample rate.
+  """Yields the whole file as blocks [n, 1 or 2] float32 at its own sample rate.
 
   Raises:
-    AudioError: 'not_audio' or 'decode_error'.
+    AudioError: 'not_audio', 'decode_error' or 'unreadable'.
   """
-  try:
-    with decodable(path) as local, soundfile.SoundFile(os.fsencode(local)) as file:
-      block_frames = max(1, round(block_secs * file.samplerate))
-      while True:
-        block = file.read(block_frames, dtype='float32', always_2d=True)
-        if not len(block):
-          return
-        yield block
-  except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-    message = f'{os.fspath(path)} fails while decoding: {error}'
-    raise AudioError('decode_error', message) from error
+  with _errors_named(os.fspath(path)), files.local_file(path) as local:
+    reading = _examined(local)
+    with decoding.decoder(local, reading) as decoder:
+      frames = max(1, round(block_secs * reading.sample_rate))
+      while len(block := decoder.read(frames)):
+        yield _downmixed(block, reading.layout)
 
 
 def read_audio(
@@ -232,7 +211,7 @@ def read_audio(
   """Decodes a range of a file.
 
   Args:
-    path: any file that soundfile decodes.
+    path: any file that soundfile or PyAV decodes.
     sample_rate: Hz of the result.
     channels: channels of the result; see `mix_channels`.
     start: seconds from the beginning.
@@ -248,51 +227,73 @@ def read_audio(
   """
   if start < 0 or (duration is not None and duration < 0):
     raise ValueError(f'start={start} and duration={duration} must not be negative.')
-  with decodable(path) as local:
-    return _read_local(local, os.fspath(path), sample_rate, channels, start, duration)
+  with _errors_named(os.fspath(path)), files.local_file(path) as local:
+    return _read_local(local, _examined(local), sample_rate, channels, start, duration)
 
 
 def _read_local(
-  path: str, name: str, sample_rate: int, channels: int, start: float, duration: float | None
+  path: str,
+  reading: decoding.Reading,
+  sample_rate: int,
+  channels: int,
+  start: float,
+  duration: float | None,
 ) -> np.ndarray:
-  header = read_header(path)
-  rate = header.sample_rate
+  rate = reading.sample_rate
   first = round(start * rate)
-  last = header.frames if duration is None else min(header.frames, first + round(duration * rate))
-  if first >= last:
-    return np.zeros([0, channels], np.float32)
+  wanted = None if duration is None else round(duration * rate)
   lead = min(first, rate) if rate != sample_rate else 0
   # The lead must be a whole number of samples at both rates: a second, or all there is.
   if lead and lead < rate:
     lead = first
   trail = rate if rate != sample_rate else 0
-  try:
-    with soundfile.SoundFile(os.fsencode(path)) as file:
-      file.seek(first - lead)
-      x = file.read(last - first + lead + trail, dtype='float32', always_2d=True)
-  except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-    raise AudioError('decode_error', f'{name} fails while decoding: {error}') from error
-  x = mix_channels(x, channels)
+  with decoding.decoder(path, reading) as decoder:
+    if decoder.skip(first - lead) < first - lead:
+      return np.zeros([0, channels], np.float32)
+    x = _read_mixed(decoder, reading, channels, None if wanted is None else lead + wanted + trail)
+  found = max(0, len(x) - lead)
+  found = found if wanted is None else min(found, wanted)
+  if not found:
+    return np.zeros([0, channels], np.float32)
   if rate == sample_rate:
     return x
-  length = min(round((last - first) / rate * sample_rate), max(0, len(x) * sample_rate // rate))
+  length = min(round(found / rate * sample_rate), max(0, len(x) * sample_rate // rate))
   skip = round(lead / rate * sample_rate)
   return np.ascontiguousarray(resample(x, rate, sample_rate)[skip : skip + length])
 
 
-def mix_channels(x: np.ndarray, channels: int) -> np.ndarray:
-  """[n, any] -> [n, channels]: mono is duplicated, anything else becomes mono by averaging.
+def _read_mixed(
+  decoder: decoding.Decoder, reading: decoding.Reading, channels: int, frames: int | None
+) -> np.ndarray:
+  """The next `frames` samples, or all: memory grows with what is there, not with a promise."""
+  pieces: list[np.ndarray] = []
+  block_frames = READ_BLOCK_SECS * reading.sample_rate
+  while frames is None or frames > 0:
+    block = decoder.read(block_frames if frames is None else min(frames, block_frames))
+    if not len(block):
+      break
+    pieces.append(mix_channels(_downmixed(block, reading.layout), channels))
+    frames = None if frames is None else frames - len(block)
+  if len(pieces) == 1:
+    return pieces[0]
+  return np.concatenate(pieces) if pieces else np.zeros([0, channels], np.float32)
 
-  More than two channels become stereo by their first two (front left and right).
-  """
+
+def _downmixed(x: np.ndarray, layout: str) -> np.ndarray:
+  """[n, any] -> [n, 1 or 2]: more than two channels become stereo by ITU-R BS.775."""
+  if x.shape[1] <= 2:
+    return x
+  return x @ channel_layouts.downmix_matrix(layout, x.shape[1])
+
+
+def mix_channels(x: np.ndarray, channels: int) -> np.ndarray:
+  """[n, 1 or 2] -> [n, channels]: mono is duplicated, stereo becomes mono by averaging."""
   if x.shape[1] == channels:
     return x
   if channels == 1:
     return x.mean(axis=1, keepdims=True)
   if x.shape[1] == 1:
     return np.repeat(x, channels, axis=1)
-  if x.shape[1] > channels:
-    return np.ascontiguousarray(x[:, :channels])
   raise ValueError(f'Cannot make {channels} channels of {x.shape[1]}; ask for 1 or 2.')
 
 

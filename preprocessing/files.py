@@ -85,19 +85,21 @@ def absolute(path: str | os.PathLike, folder: str | os.PathLike = '') -> str:
 
 
 def walk(
-  folder: str, passed_over: Callable[[str, str], None] = lambda folder, kind: None
+  folder: str,
+  passed_over: Callable[[str, str], None] = lambda folder, kind: None,
+  unlisted: Callable[[str], None] = lambda kind: None,
 ) -> Iterator[tuple[str, list[str]]]:
   """(folder, names of its files) of a folder and all below it, sorted.
 
   Hidden files and folders are passed over; links to folders are not followed. So are folders below
   `folder` that Woodshed made (`models.folder_marker`): `passed_over` is called with each and its
-  kind.
+  kind. `unlisted` is called with 'hidden files', 'hidden folders' or 'links to folders' for each.
 
   Raises:
     FileNotFoundError: there is no such folder.
   """
   left_out: list[str] = []
-  for directory, subfolders, names in walk_all(folder):
+  for directory, subfolders, names in walk_all(folder, unlisted):
     # Of buckets, all is listed at once.
     if any(f'{directory}/'.startswith(f'{other}/') for other in left_out):
       continue
@@ -112,13 +114,19 @@ def walk(
         passed_over(below, kind)
         left_out.append(below)
         subfolders.remove(name)
+    for name in names:
+      if name.startswith('.') and name != folder_marker.MARKER_FILE:
+        unlisted('hidden files')
     yield directory, sorted(name for name in names if not name.startswith('.'))
 
 
-def walk_all(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+def walk_all(
+  folder: str, unlisted: Callable[[str], None] = lambda kind: None
+) -> Iterator[tuple[str, list[str], list[str]]]:
   """(folder, its subfolders, its files) of a folder and all below it but hidden folders, sorted.
 
-  A caller may remove subfolders from the list: of a local folder, they are not walked.
+  A caller may remove subfolders from the list: of a local folder, they are not walked. `unlisted`
+  is called with the kind of what is not walked.
 
   Raises:
     FileNotFoundError: there is no such folder.
@@ -136,6 +144,11 @@ def walk_all(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
   if not os.path.isdir(folder):
     raise FileNotFoundError(f'{folder} is not a folder.')
   for directory, subfolders, names in os.walk(folder):
+    for name in subfolders:
+      if name.startswith('.'):
+        unlisted('hidden folders')
+      elif os.path.islink(os.path.join(directory, name)):
+        unlisted('links to folders')
     subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
     yield directory, subfolders, names
 

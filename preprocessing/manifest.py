@@ -17,7 +17,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from preprocessing import audio, ffmpeg, files
+from preprocessing import files, listing
 from preprocessing.splits import SPLITS, groups_of
 
 MANIFEST_FILE = 'manifest.jsonl'
@@ -124,39 +124,45 @@ class ManifestError(ValueError):
 
 
 def find_audio_files(folder: str | os.PathLike) -> tuple[list[str], list[Reject]]:
-  """All audio files below a folder or bucket, sorted, and those of formats that cannot be decoded.
+  """All audio files below a folder or bucket, sorted, and those that are not to be read, with why.
 
-  Hidden files and folders are passed over; links to folders are not followed. Folders below it
-  that Woodshed made are passed over with a line on stderr.
+  What is plainly not audio (see `listing`) is counted in a line on stderr. Hidden files and folders
+  are passed over; links to folders are not followed; both are counted too. Folders below it that
+  Woodshed made are passed over with a line.
 
   Raises:
     FileNotFoundError: there is no such folder.
     ValueError: it holds no audio.
   """
   root = files.absolute(folder)
-  foreign = ffmpeg.is_installed()
-  found, rejects = [], []
-  for directory, names in files.walk(root, passed_over=_say_passed_over):
-    for name in names:
-      suffix = os.path.splitext(name)[1].lower()
-      path = f'{directory}/{name}' if files.is_remote(directory) else os.path.join(directory, name)
-      if suffix in audio.AUDIO_SUFFIXES or (foreign and suffix in ffmpeg.SUFFIXES):
-        found.append(path)
-      elif suffix in ffmpeg.SUFFIXES:
-        detail = f'{suffix} takes ffmpeg, which is not installed; or convert it to FLAC or WAV'
-        rejects.append(Reject(path, 'unsupported_format', detail))
-  if not found:
+  found = listing.list_folder(root, passed_over=_say_passed_over)
+  rejects = [Reject(*refused) for refused in found.refused]
+  others = found.others_text()
+  if not found.paths:
+    unread = f'; {len(rejects)} files cannot be read, e.g. {rejects[0].path}' if rejects else ''
     raise ValueError(
-      f'{root} holds no audio files ({", ".join(audio.AUDIO_SUFFIXES)}); '
-      f'{len(rejects)} files are of formats that take ffmpeg.'
+      f'{root} holds no audio files ({", ".join(listing.SOUND_SUFFIXES)}, or films with sound)'
+      f'{unread}{f"; it holds {others}" if others else ""}.'
     )
-  return sorted(found), rejects
+  if others or rejects:
+    _say_others(root, len(found.paths), len(rejects), others)
+  return found.paths, rejects
 
 
 @functools.cache  # Once for each folder: a run lists them more than once.
+def _say_others(root: str, count: int, num_rejects: int, others: str):
+  parts = [f'{count} audio files']
+  if num_rejects:
+    parts.append(f'{num_rejects} of formats that cannot be read')
+  if others:
+    parts.append(f'and not audio, passed over: {others}')
+  print(f'{root}: {"; ".join(parts)}.', file=sys.stderr)
+
+
+@functools.cache  # Likewise.
 def _say_passed_over(folder: str, kind: str):
   count = sum(
-    os.path.splitext(name)[1].lower() in (*audio.AUDIO_SUFFIXES, *ffmpeg.SUFFIXES)
+    os.path.splitext(name)[1].lower() in listing.AUDIO_SUFFIXES
     for _, _, names in files.walk_all(folder)
     for name in names
     if not name.startswith('.')

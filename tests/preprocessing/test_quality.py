@@ -1,5 +1,7 @@
 """Quality: what is measured, and the right reason for every bad file."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import soundfile
@@ -231,12 +233,16 @@ def test_loudness_is_measured_in_the_same_pass(tmp_path):
   np.testing.assert_array_equal(np.concatenate(heard), x.astype(np.float32))
 
 
-def test_only_the_two_channels_that_are_used_are_measured(tmp_path):
-  path, x = tmp_path / 'x.wav', _music()
-  wide = np.concatenate([x, np.ones([len(x), 6])], axis=1)
-  soundfile.write(path, wide, RATE, subtype='FLOAT')
-  soundfile.write(tmp_path / 'y.wav', x, RATE, subtype='FLOAT')
-  assert quality.examine(str(path))[1] == quality.examine(str(tmp_path / 'y.wav'))[1]
+def test_the_stereo_downmix_is_measured(tmp_path):
+  """A 5.1 file with the music in front and something in the LFE, which a downmix leaves out."""
+  x = _music()
+  wide = np.concatenate([x, np.zeros([len(x), 4])], axis=1)
+  wide[:, 3] = 1
+  soundfile.write(tmp_path / 'x.flac', wide, RATE, subtype='PCM_24')
+  soundfile.write(tmp_path / 'y.flac', x / (1 + 2 * np.sqrt(0.5)), RATE, subtype='PCM_24')
+  wide, front = (quality.examine(str(tmp_path / name))[1] for name in ('x.flac', 'y.flac'))
+  for name, value in dataclasses.asdict(front).items():
+    assert getattr(wide, name) == pytest.approx(value, rel=1e-3), name
 
 
 def test_a_file_that_is_written_to_while_it_is_read(tmp_path):
