@@ -1,6 +1,6 @@
 """What one pass over a file's samples finds: length, level, loudness, clipping, bandwidth, stereo.
 
-Measured is what would be used: files of more than two channels by their first two.
+Measured is what would be used: of more than two channels, their stereo downmix.
 """
 
 import dataclasses
