@@ -8,6 +8,7 @@ does it: no renormalisation to unit length.
 
 import dataclasses
 import math
+import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,6 @@ from models.musiccoca.inputs import (
   check_audio,
   check_embeddings,
   check_prompt_text,
-  check_unicode,
 )
 
 # What soundfile decodes, and what a user may well try but it does not.
@@ -59,7 +59,6 @@ def parse_prompt(text: str) -> Prompt:
     PromptError: it is empty, too long or not valid Unicode, its weight is negative, not finite or
       no plain number, or its audio file does not exist or is of a format that cannot be decoded.
   """
-  _checked(check_unicode, text, f'The prompt {text!a}')
   weight, content = split_weight(text)
   prompt = _parse_content(text, content, 1.0 if weight is None else weight)
   if prompt.kind != 'audio':
@@ -123,6 +122,26 @@ def _checked(check: Callable[..., Any], *arguments: Any) -> Any:
     raise PromptError(str(error)) from None
 
 
+def lone_prompt(text: str, what: str) -> Prompt:
+  """Reads a prompt that is not mixed with others, and for no bundle in particular.
+
+  Args:
+    text: as written.
+    what: it is, for the message.
+
+  Raises:
+    PromptError: it cannot be read, is a preset, or has a weight.
+  """
+  prompt = parse_prompt(text)
+  if prompt.kind == 'preset':
+    raise PromptError(f'{what}={text!r} is a preset of a bundle; write a text or an audio file.')
+  if split_weight(text)[0] is not None:
+    raise PromptError(
+      f'{what}={text!r} has a weight, and nothing to be mixed with; write {prompt.content!r}.'
+    )
+  return prompt
+
+
 def parse_prompts(texts: Sequence[str]) -> list[Prompt]:
   """Reads a mix of prompts.
 
@@ -155,8 +174,9 @@ def read_audio_file(path: str) -> tuple[np.ndarray, int]:
   import soundfile
 
   try:
-    audio, sample_rate = soundfile.read(path, dtype='float32', always_2d=True)
-  except soundfile.LibsndfileError as error:
+    # A name need not be text.
+    audio, sample_rate = soundfile.read(os.fsencode(path), dtype='float32', always_2d=True)
+  except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
     raise PromptError(f'The audio file {path} cannot be decoded: {error}') from error
   return audio, sample_rate
 

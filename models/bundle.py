@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -95,17 +96,19 @@ def save_bundle(
   }
   # Everything is written before anything is replaced: a process that dies leaves the old bundle.
   partial = directory / '.partial'
-  weights.save(partial / 'weights.safetensors', stored, {'kind': 'depthformer'})
-  if bundle.presets:
-    presets = {'presets': bundle.presets}
-    weights.save(partial / 'presets.safetensors', presets, {'kind': 'presets'}, np.float32)
-  elif (directory / 'spec.json').is_file():  # Then they are an earlier bundle's.
-    (directory / 'presets.safetensors').unlink(missing_ok=True)
-  _write_json(partial / 'card.json', bundle.card)
-  _write_json(partial / 'spec.json', description | {'sha256': _hash(description)})
-  for path in sorted(partial.iterdir()):
-    path.replace(directory / path.name)
-  partial.rmdir()
+  try:
+    weights.save(partial / 'weights.safetensors', stored, {'kind': 'depthformer'})
+    if bundle.presets:
+      presets = {'presets': bundle.presets}
+      weights.save(partial / 'presets.safetensors', presets, {'kind': 'presets'}, np.float32)
+    _write_json(partial / 'card.json', bundle.card)
+    _write_json(partial / 'spec.json', description | {'sha256': _hash(description)})
+    if not bundle.presets and (directory / 'spec.json').is_file():  # Then an earlier bundle's.
+      (directory / 'presets.safetensors').unlink(missing_ok=True)
+    for path in sorted(partial.iterdir()):
+      path.replace(directory / path.name)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
   return directory
 
 

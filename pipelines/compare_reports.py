@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evaluation import report_comparison
+from preprocessing import outputs
 
 
 def compare_reports(paths: Sequence[str], output_dir: str | None) -> dict[str, Any]:
@@ -20,6 +21,8 @@ def compare_reports(paths: Sequence[str], output_dir: str | None) -> dict[str, A
   """
   if len(paths) != 2:
     raise ValueError(f'--compare takes two reports (--compare=before,after), not {len(paths)}.')
+  if output_dir:
+    outputs.check_folder(output_dir)
   reports = [report_comparison.read_report(path) for path in paths]
   values = report_comparison.compare(*reports)
   folder = pathlib.Path(output_dir) if output_dir else pathlib.Path(reports[1].path).parent

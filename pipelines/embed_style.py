@@ -10,6 +10,7 @@ from tqdm import tqdm
 from models import folder_marker
 from models.musiccoca import MusicCoCa
 from pipelines.style_clips import find_tracks, whole_windows
+from preprocessing import outputs
 from preprocessing.captions import whole_caption
 
 EMBEDDINGS_FILE = 'embeddings.parquet'
@@ -60,12 +61,12 @@ def embed_catalog(
   import pyarrow as pa
   import pyarrow.parquet as pq
 
+  outputs.check_folder(output_dir)
   model = MusicCoCa.load(style_model)
   tracks, _ = find_tracks(data_dir, split)
   folder = pathlib.Path(output_dir)
   folder_marker.mark(folder, 'embed')
   path = folder / EMBEDDINGS_FILE
-  partial = path.with_suffix('.partial')
   spec, problems, number = model.spec, [], 0
   schema = pa.schema(
     [
@@ -77,7 +78,7 @@ def embed_catalog(
     metadata={'style_model': str(style_model), 'style_hash': model.content_hash},
   )  # fmt: skip
 
-  with pq.ParquetWriter(partial, schema) as writer:
+  with outputs.whole_file(path) as partial, pq.ParquetWriter(partial, schema) as writer:
     waiting: list[tuple[Any, float, np.ndarray]] = []
 
     def flush() -> None:
@@ -102,11 +103,11 @@ def embed_catalog(
         flush()
     if waiting:
       flush()
+    if not number:
+      for problem in problems:
+        print(f'Left out: {problem["what"]}: {problem["why"]}')
+      raise ValueError(f'None of {len(tracks)} tracks of {data_dir} can be read.')
   for problem in problems:
     print(f'Left out: {problem["what"]}: {problem["why"]}')
-  if not number:
-    partial.unlink()
-    raise ValueError(f'None of {len(tracks)} tracks of {data_dir} can be read.')
-  partial.replace(path)
   print(f'{path}: {number} windows of {len(tracks) - len(problems)} tracks.')
   return path

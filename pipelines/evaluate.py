@@ -31,6 +31,7 @@ from pipelines.evaluation_options import EvaluationOptions
 from pipelines.evaluation_progress import Stages
 from pipelines.measurements import Measurements
 from pipelines.prepared_data import PreparedData
+from preprocessing import outputs
 
 MEASURED_FILE, CACHE_FOLDER = 'measured.jsonl', 'cache'
 __all__ = ['EvaluationOptions', 'evaluate']
@@ -65,7 +66,7 @@ def evaluate(
     title: of the report.
 
   Raises:
-    FileExistsError: `output_dir` is a file.
+    OutputError: `output_dir` cannot be written.
     FileNotFoundError: a model or the data are not there.
     ValueError: the models do not share the token layout, or their tokens are another codec's; or
       the budget is no time.
@@ -76,6 +77,7 @@ def evaluate(
   report.operative_config = operative_config() if operative_config else ''
   folder = pathlib.Path(output_dir).expanduser()
   # A place that cannot be written ends the run here, not after all the work.
+  outputs.check_folder(folder)
   folder_marker.mark(folder, 'report')
   store = Measurements(folder / MEASURED_FILE)
   stage = Stages(report.stage_secs, store)

@@ -22,6 +22,7 @@ from pipelines.codec_bench import Bench, Contender
 from pipelines.codec_recordings import find_recordings, read_excerpts
 from pipelines.codec_training import WEIGHTS_FILE
 from pipelines.measurements import Measurements
+from preprocessing import outputs
 
 MEASURED_FILE = 'measured.jsonl'
 _STAGES = ('load', 'measure', 'listen', 'report')
@@ -87,7 +88,7 @@ def evaluate_codec(
     title: of the report.
 
   Raises:
-    FileExistsError: `output_dir` is a file.
+    OutputError: `output_dir` cannot be written.
     FileNotFoundError: a codec or the data are not there.
     ValueError: no recording can be measured, or the codecs cannot be compared.
     SystemExit: interrupted; says so in one line.
@@ -97,6 +98,7 @@ def evaluate_codec(
   report.operative_config = operative_config() if operative_config else ''
   folder = pathlib.Path(output_dir).expanduser()
   # A place that cannot be written ends the run here, not after all the work.
+  outputs.check_folder(folder)
   folder_marker.mark(folder, 'report')
   stage = _stages(report.stage_secs)
   try:

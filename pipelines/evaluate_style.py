@@ -21,6 +21,7 @@ from models import folder_marker
 from models.musiccoca import MusicCoCa
 from pipelines.style_clips import Catalog, find_tracks, one_a_work, read_clips
 from pipelines.style_features import encoder_states, log_mel_statistics, speed
+from preprocessing import outputs
 
 _PROMPTS = ('{}', '{} music', 'music with {}')
 _STAGES = ('load', 'embed', 'retrieval, tags, tokens', 'probes', 'map', 'report')
@@ -88,6 +89,7 @@ def evaluate_style(
   report = StyleReport(title, datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d %H:%M UTC'))
   report.operative_config = operative_config() if operative_config else ''
   stage = _stages(report.stage_secs)
+  outputs.check_folder(output_dir)
   folder_marker.mark(output_dir, 'report')
   with stage('load'):
     model = MusicCoCa.load(style_model)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from evaluation import anchors, identity
-from inference import LiveSession
+from inference import LiveSession, embed_prompts
 from models import weights
 from models.spec import LiveMusicSpec
 from pipelines.checkpoint_sources import Source
@@ -204,8 +204,9 @@ def choose_prompts(bench: Bench, music: Sequence[Sample]) -> list[Prompt]:
   """The texts asked for; without any, captions of the tracks of B, or their sound."""
   options, style = bench.options, bench.style
   if options.prompts:
-    vectors = style.embed_text(list(options.prompts))
-    return [Prompt(text, vector, '') for text, vector in zip(options.prompts, vectors)]
+    return [
+      Prompt(text, embed_prompts([text], style), '') for text in options.prompts
+    ]
   captions = {track.track_id: track.caption for track in bench.data.tracks()}
   prompts, seen = [], set()
   for clip in music:

@@ -6,6 +6,8 @@ import re
 from typing import Any
 
 from inference import SamplingOptions
+from inference.prompts import lone_prompt
+from inference.sampling import check_seed
 
 _LEAST = {
   'num_examples': 1, 'batch_size': 1, 'max_training_records': 1, 'num_audio_tracks': 0,
@@ -43,7 +45,7 @@ class EvaluationOptions:
     seed: of excerpts, sampling and bootstrap.
 
   Raises:
-    ValueError: a number is out of range, or a prompt is empty.
+    ValueError: a number is out of range, or a prompt cannot be used.
   """
 
   num_examples: int = 48
@@ -71,8 +73,8 @@ class EvaluationOptions:
 
   def __post_init__(self):
     for name, least in _LEAST.items():
-      if not getattr(self, name) >= least:
-        raise ValueError(f'{name}={getattr(self, name)} must be at least {least}.')
+      if not least <= getattr(self, name) < math.inf:
+        raise ValueError(f'{name}={getattr(self, name)} must be a number of at least {least}.')
     if not 0 < self.num_audio_secs < math.inf:
       raise ValueError(f'num_audio_secs={self.num_audio_secs} is not a number above 0.')
     if min(self.codec_depths, default=0) < 1:
@@ -81,6 +83,12 @@ class EvaluationOptions:
       raise ValueError(f'prompts={self.prompts!r} is one text; write ({self.prompts!r},).')
     if not all(text.strip() for text in self.prompts):
       raise ValueError(f'prompts={self.prompts} has an empty text.')
+    for text in self.prompts:
+      # An audio file's name would not tell kept measurements that its content has changed.
+      if lone_prompt(text, 'prompts').kind != 'text':
+        raise ValueError(f'prompts={text!r} is an audio file; the prompts of a report are texts.')
+    for seed in (self.seed, self.seed + self.num_seeds - 1):
+      check_seed(seed)
     if self.shrinkage not in (None, 'ledoit_wolf'):
       raise ValueError(f"shrinkage={self.shrinkage!r} is not None or 'ledoit_wolf'.")
     _ = self.sampling  # Raises where an option is out of range.

@@ -19,6 +19,7 @@ from pipelines.checkpoint_sources import (
   model_description,
   write_model_file,
 )
+from preprocessing import outputs
 from training import t5x_checkpoints
 from training.checkpoints import Checkpoints, restore_part
 from training.optimizers import AdafactorState, adafactor
@@ -49,6 +50,7 @@ def export(
   Raises:
     FileNotFoundError: there is no model at `checkpoint`.
   """
+  outputs.check_folder(output_dir)
   source = load_source(checkpoint)
   card = {'step': source.step, 'licence': licence, 'data': data}
   if source.model_dir is not None:
@@ -79,6 +81,7 @@ def export_t5x(
     FileNotFoundError: there is no model at `checkpoint`.
     ValueError: the layout is unknown, or an array does not fit.
   """
+  outputs.check_folder(output_dir)
   source = load_source(checkpoint)
   model = source.bundle.model
   opt_state, notes = _adafactor_state(source)
@@ -113,6 +116,7 @@ def export_run(
     FileExistsError: `output_dir` holds this step, or another model, already.
     FileNotFoundError: there is no model at `checkpoint`.
   """
+  outputs.check_folder(output_dir)
   source = load_source(checkpoint)
   opt_state, notes = _adafactor_state(source)
   step = _step(source)

@@ -17,13 +17,16 @@ import time
 from typing import Any
 
 from evaluation.memorization import GateOptions
+from inference.prompts import lone_prompt
+from inference.sampling import check_seed
 from models import adapters, folder_marker
 from models.adapted import METHODS
 from models.bundle import Bundle
 from pipelines import finetune_choice, finetune_plan, gin_config, initial_params, runs
 from pipelines.checkpoint_sources import IDENTITY_FIELDS, Source, load_source
-from pipelines.finetune_feed import check_same_tokens
+from pipelines.finetune_feed import CATALOG_MEAN, check_same_tokens
 from pipelines.finetune_gate import Gate
+from preprocessing import outputs
 from training.early_stopping import EarlyStopping
 from training.state import TrainState
 
@@ -77,7 +80,7 @@ class FinetuneOptions:
     gin_bindings: 'NAME=VALUE' of further macros of the run file.
 
   Raises:
-    ValueError: a number is not above 0, or the method is unknown.
+    ValueError: a number is out of range, the method is unknown, or the style prompt cannot be used.
   """
 
   method: str = 'full'
@@ -108,6 +111,9 @@ class FinetuneOptions:
         raise ValueError(f'{name}={value} is not a number above 0.')
     if self.average_decay is not None and not 0 <= self.average_decay < 1:
       raise ValueError(f'average_decay={self.average_decay} is not in [0, 1).')
+    check_seed(self.seed)
+    if self.style_prompt is not None and self.style_prompt != CATALOG_MEAN:
+      lone_prompt(self.style_prompt, 'style_prompt')
     if self.replay_rate and not self.replay:
       raise ValueError(f'replay_rate={self.replay_rate} needs --replay: general data to keep.')
 
@@ -161,6 +167,7 @@ def plan(
     ValueError: an option is wrong.
   """
   catalog, output_dir = pathlib.Path(catalog), pathlib.Path(output_dir)
+  outputs.check_folder(output_dir)
   source = load_source(base)
   options = _for_size(options, source.bundle)
   prepared = output_dir / 'corpus'
@@ -227,6 +234,7 @@ def finetune(
     KeyboardInterrupt: the run was stopped by a signal; what it has is saved.
   """
   began, options = time.monotonic(), options or FinetuneOptions()
+  outputs.check_folder(output_dir)
   source = load_source(base)
   options = _for_size(options, source.bundle)
   output_dir = pathlib.Path(output_dir)

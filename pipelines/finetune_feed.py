@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from inference.prompts import embed_prompts, lone_prompt
 from models.adapted import AdaptedModel
 from models.depthformer import DepthformerModel
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 from pipelines import runs
+from pipelines.generate import read_prompt_audio
 from training.feed import MixedFeed
 
 # Of a STYLE_PROMPT: the mean embedding of the catalog's training tracks.
@@ -47,8 +49,8 @@ def catalog_feed(
     context_dropout: share of the examples without a context.
     crop_start: 'second' or 'frame'.
     style_jitter: standard deviation of the noise on the style embedding; see `tasks.styles`.
-    style_prompt: one style for all clips: a text, or 'catalog' for the mean of the catalog's own
-      embeddings; None for each clip's own.
+    style_prompt: one style for all clips: a text, an audio file, or 'catalog' for the mean of the
+      catalog's own embeddings; None for each clip's own.
     replay_data_dir: general data, tokens of the same codec and style model.
     replay_rate: share of the examples that are general data.
     spec: token layout.
@@ -142,7 +144,8 @@ def _style_options(
   if prompt == CATALOG_MEAN:
     embedding = training_embeddings(data_dir).mean(axis=0)
   else:
-    embedding = model.embed_text([prompt])[0]
+    parsed = lone_prompt(prompt, 'STYLE_PROMPT')
+    embedding = embed_prompts([parsed], model, read_audio=read_prompt_audio)
   tokens = np.asarray(model.tokenize(embedding[None]))[0]
   return StyleOptions(prompt=tuple(int(token) for token in tokens))
 

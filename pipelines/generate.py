@@ -148,13 +148,14 @@ def generate_file(
     raise FileNotFoundError(f'There is no audio file {continue_from} to go on from.')
   outputs.check_file(output, WRITABLE_SUFFIXES)
   heard = {
-    prompt.content: read_prompt_audio(prompt.content, 'The audio prompt')
+    prompt.content: read_prompt_audio(prompt.content)
     for prompt in parsed or ()
     if prompt.kind == 'audio'
   }
   given: Any = None
   if continue_from is not None:
-    given = read_prompt_audio(continue_from, 'The audio to go on from,', 0)
+    what = f'The audio file {continue_from} to go on from'
+    given = read_prompt_audio(continue_from, what, 1 / LiveMusicSpec().frame_rate)
   from pipelines.checkpoint_sources import load_source
 
   source = load_source(bundle)
@@ -180,13 +181,13 @@ def generate_file(
 
 
 def read_prompt_audio(
-  path: str, what: str = 'The audio prompt', min_secs: float = MIN_PROMPT_SECS
+  path: str, what: str | None = None, min_secs: float = MIN_PROMPT_SECS
 ) -> tuple[np.ndarray, int]:
   """Audio file -> (float32 [samples, 1 or 2], its sample rate), read as tracks of a corpus are.
 
   Args:
     path: of the file.
-    what: it is, for messages; the path follows.
+    what: it is, for messages; None for an audio prompt.
     min_secs: the shortest.
 
   Raises:
@@ -194,12 +195,13 @@ def read_prompt_audio(
   """
   from preprocessing.audio import AudioError, read_audio, read_header
 
+  what = what or f'The audio prompt {path}'
   try:
     header = read_header(path)
     audio = read_audio(path, header.sample_rate, min(header.channels, 2))
-    check_audio(audio, header.sample_rate, f'{what} {path}', min_secs)
+    check_audio(audio, header.sample_rate, what, min_secs)
   except AudioError as error:
-    raise PromptError(f'{what} {path} cannot be used: {error}') from error
+    raise PromptError(f'{what} cannot be used: {error}') from error
   except StyleError as error:
     raise PromptError(str(error)) from None
   return audio, header.sample_rate
@@ -213,7 +215,7 @@ def _as_given(audio: np.ndarray, rate: int, spec: LiveMusicSpec, path: str | Non
                                         spec.sample_rate))  # fmt: skip
   heard = audio[-spec.context_frames * spec.samples_per_frame :]
   what = f'The end of {path}, {len(heard) / spec.sample_rate:.3g} s from which the music goes on,'
-  check_audio(audio, spec.sample_rate, f'The audio to go on from, {path},', 1 / spec.frame_rate)
+  check_audio(audio, spec.sample_rate, f'The audio file {path} to go on from', 1 / spec.frame_rate)
   for note in check_audio(heard, spec.sample_rate, what, 0):
     print(note)
   return audio

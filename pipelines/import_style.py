@@ -12,6 +12,7 @@ import numpy as np
 
 from models.musiccoca import MusicCoCa, official, official_weights
 from pipelines import startup
+from preprocessing import outputs
 
 TEXTS = ('a jazz piano trio', 'heavy metal guitar riff', 'ambient electronic', 'disco funk', '')
 
@@ -66,6 +67,7 @@ def main(argv: list[str] | None = None):
     startup.begin(args.assets_dir)
     if args.output.suffix != '.safetensors':
       raise ValueError(f'--output={args.output} must end in .safetensors.')
+    outputs.check_file(args.output)
     print(import_style(args.output))
 
 

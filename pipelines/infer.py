@@ -11,11 +11,13 @@ import numpy as np
 from tqdm import tqdm
 
 from inference import SamplingOptions
+from inference.sampling import check_seed
 from models import folder_marker, tokens
 from models.bundle import Bundle, check_tokens
 from models.spec import LiveMusicSpec
 from pipelines.checkpoint_sources import load_source
 from pipelines.runs import held_out_token_feed, token_identity
+from preprocessing import outputs
 
 MODES = ('predict', 'score')
 _TASK_NAME = 'held_out'
@@ -71,6 +73,8 @@ def infer(
     raise ValueError(f'shard_id={shard_id} is not in 0..{num_shards - 1} (num_shards).')
   if batch_size < 1:
     raise ValueError(f'batch_size={batch_size} must be at least 1.')
+  check_seed(seed)
+  outputs.check_folder(output_dir)
   bundle = load_source(checkpoint_path).bundle
   _check_identity(bundle, token_identity(data_dir))
   folder = pathlib.Path(output_dir)
@@ -219,6 +223,7 @@ def _audio_writer(bundle: Bundle, folder: pathlib.Path) -> Callable[[int, list[A
 
   def write(number: int, codes: list[Any]):
     audio = np.asarray(codec.decode(np.asarray(codes, np.int32)), np.float32)
-    write_audio(folder / f'{number:06}.wav', np.clip(audio, -1, 1), bundle.spec.sample_rate)
+    with outputs.whole_file(folder / f'{number:06}.wav') as partial:
+      write_audio(partial, np.clip(audio, -1, 1), bundle.spec.sample_rate)
 
   return write

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from models import logical_axes
 from pipelines.plan_chips import Slice
 from pipelines.plan_memory import Setting
+from preprocessing import outputs
 from training.partitioning import Partitioning
 from training.step import make_train_step
 
@@ -98,17 +99,16 @@ def compile_step(
   """
   require_compiler()
   setting.data_size(place)
-  lowered, resident = lower_step(setting, place, optimizer)
   folder = pathlib.Path(cache_dir) if cache_dir else default_cache_dir()
+  outputs.check_folder(folder)
+  lowered, resident = lower_step(setting, place, optimizer)
   path = folder / f'{_program_hash(lowered, place)}.json'
   with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
     kept = Compiled(**json.loads(path.read_text(encoding='utf-8')))
     return dataclasses.replace(kept, from_cache=True)
   result = _compile(lowered, resident)
-  folder.mkdir(parents=True, exist_ok=True)
-  partial = path.with_suffix(f'.{os.getpid()}')
-  partial.write_text(json.dumps(dataclasses.asdict(result), indent=2), encoding='utf-8')
-  partial.rename(path)
+  with outputs.whole_file(path) as partial:
+    partial.write_text(json.dumps(dataclasses.asdict(result), indent=2), encoding='utf-8')
   return result
 
 

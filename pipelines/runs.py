@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import optax
 
+from inference.sampling import check_seed
 from models import folder_marker
 from models.adapted import AdaptedModel
 from models.depthformer import DepthformerModel
@@ -80,7 +81,7 @@ def train(
     optimizer: one, or a function that makes one; where it takes `stacked`, it is told which
       parameters hold stacked layers.
     total_steps: steps of the whole run.
-    seed: of initial values and dropout.
+    seed: of initial values and dropout; 0 to 2**32 - 1.
     initial_checkpoint_path: see `checkpoint_sources.load_source`. Its parameters are taken; the
       step counts from 0.
     restore_optimizer: take the optimizer's statistics from there, too, and with them the number of
@@ -108,6 +109,7 @@ def train(
     precompile: compile the step, print what XLA says of its memory, and train nothing.
     on_start: called when everything is built.
   """
+  check_seed(seed, 'RANDOM_SEED')
   profile = ProfileWindow.parse(model_dir, profile_steps) if profile_steps else None
   loop.check_numbers(
     total_steps=(total_steps, 0), log_period=(log_period, 1), eval_period=(eval_period, 0),

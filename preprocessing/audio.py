@@ -323,7 +323,7 @@ def write_audio(path: str | os.PathLike, x: np.ndarray, sample_rate: int = _SPEC
     raise ValueError(f'{path}: the signal has NaN or infinite samples.')
   container, subtype = _SUBTYPES[suffix]
   with soundfile.SoundFile(
-    path, 'w', sample_rate, x.shape[1], format=container, subtype=subtype
+    os.fsencode(path), 'w', sample_rate, x.shape[1], format=container, subtype=subtype
   ) as file:
     for begin in range(0, len(x), WRITE_BLOCK_FRAMES):
       file.write(np.clip(x[begin : begin + WRITE_BLOCK_FRAMES], -1.0, 1.0))

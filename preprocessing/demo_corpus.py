@@ -21,7 +21,7 @@ import tqdm
 from mutagen import id3
 
 from models import spec
-from preprocessing import composer, composer_styles, scores, synthesizer
+from preprocessing import composer, composer_styles, outputs, scores, synthesizer
 
 STYLES = composer_styles.STYLES
 UNSEEN_STYLES = composer_styles.UNSEEN_STYLES
@@ -330,6 +330,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
   with startup.plain_errors('demo_corpus', resumes=False):
     startup.begin()
+    outputs.check_folder(args.output_dir)
     works = write_corpus(
       args.output_dir,
       num_works=args.num_works,

@@ -26,7 +26,7 @@ _WAYS_OUT = {
 _SHOWN_STEM_BYTES = 60
 
 
-class OutputError(ValueError):
+class OutputError(OSError, ValueError):
   """An output cannot be written; the message names it, the reason and the way out."""
 
 

@@ -1,5 +1,7 @@
 """Prompts as written -> embeddings."""
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -41,9 +43,10 @@ def test_parse(text, expected):
   assert parse_prompt(text) == expected
 
 
-def test_parse_audio(tmp_path):
-  path = tmp_path / 'loop.WAV'
-  soundfile.write(path, np.zeros(10), 8000, format='WAV')
+@pytest.mark.parametrize('name', ['loop.WAV', 'caf\udce9.wav'])
+def test_parse_audio(tmp_path, name):
+  path = tmp_path / name  # A name need not be UTF-8.
+  soundfile.write(os.fsencode(path), np.zeros(10), 8000, format='WAV')
   assert parse_prompt(f'0.3:{path}') == Prompt(str(path), 'audio', 0.3)
 
 

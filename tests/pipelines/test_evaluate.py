@@ -305,12 +305,19 @@ def test_adherence_is_held_against_the_described_recordings(result):
 @pytest.mark.parametrize(
   'options, message',
   [
-    ({'batch_size': 0}, 'batch_size=0 must be at least 1'),
-    ({'num_examples': -3}, 'num_examples=-3 must be at least 1'),
+    ({'batch_size': 0}, 'batch_size=0 must be a number of at least 1'),
+    ({'num_examples': -3}, 'num_examples=-3 must be a number of at least 1'),
     ({'num_audio_secs': 0.0}, 'num_audio_secs=0.0 is not a number above 0'),
     ({'codec_depths': (0, 4)}, r'codec_depths=\(0, 4\)'),
     ({'prompts': 'organ'}, r"write \('organ',\)"),
     ({'prompts': ('organ', ' ')}, 'has an empty text'),
+    ({'prompts': ('organ', 'a\udcff')}, 'not valid Unicode'),
+    ({'prompts': ('0.5:organ',)}, 'has a weight, and nothing to be mixed with'),
+    ({'prompts': ('preset:mean',)}, 'is a preset of a bundle'),
+    ({'prompts': ('nowhere.wav',)}, 'there is none at nowhere.wav'),
+    ({'stream_secs': float('inf')}, 'stream_secs=inf must be a number of at least 0'),
+    ({'seed': -1}, 'seed=-1 is not a whole number'),
+    ({'seed': 2**32 - 2, 'num_seeds': 3}, 'seed=4294967296 is not a whole number'),
     ({'temperature': -1.0}, 'temperature=-1.0'),
   ],
 )
@@ -321,5 +328,5 @@ def test_options_of_no_use_are_refused_by_name(options, message):
 
 def test_a_file_for_a_folder_ends_before_anything_is_loaded(tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(FileExistsError, match='file'):
+  with pytest.raises(ValueError, match='is a file; name a folder'):
     evaluate('no such model', 'data', str(tmp_path / 'file'))

@@ -339,7 +339,10 @@ def test_catalogs_without_audio_end_before_any_work(
   [({'total_steps': 0}, 'total_steps=0 is not a number above 0'),
    ({'batch_size': -1}, 'batch_size=-1'), ({'learning_rate': float('nan')}, 'learning_rate=nan'),
    ({'time_budget_secs': -60.0}, 'time_budget_secs=-60'), ({'method': 'half'}, 'depth_only'),
-   ({'replay_rate': 0.5}, 'needs --replay')],
+   ({'replay_rate': 0.5}, 'needs --replay'), ({'seed': 2**32}, 'seed=4294967296'),
+   ({'style_prompt': 'a\udcff'}, 'not valid Unicode'), ({'style_prompt': ' '}, 'is empty'),
+   ({'style_prompt': '0.5:organ'}, "has a weight, and nothing to be mixed with; write 'organ'"),
+   ({'style_prompt': 'preset:mean'}, 'is a preset of a bundle')],
 )  # fmt: skip
 def test_options_that_make_no_run_are_refused(options, message):
   with pytest.raises(ValueError, match=message):

@@ -142,7 +142,7 @@ def test_spoiled_audio_is_refused_by_name_and_nothing_is_written(tmp_path, value
   path, output = spoiled(tmp_path / 'in.wav', value), tmp_path / 'out.wav'
   with pytest.raises(ValueError, match=f'The audio prompt .*in.wav{reason}'):
     generate_file([path], output, secs=2, bundle='none')
-  with pytest.raises(ValueError, match=f'The audio to go on from, .*in.wav{reason}'):
+  with pytest.raises(ValueError, match=f'The audio file .*in.wav to go on from{reason}'):
     generate_file([], output, secs=2, bundle='none', continue_from=path)
   assert not output.exists()
 

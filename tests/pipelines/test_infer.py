@@ -139,11 +139,13 @@ def test_predictions_are_the_models_and_a_restart_goes_on(place, examples, tmp_p
 @pytest.mark.parametrize(
   'options, message',
   [({'mode': 'scor'}, 'predict, score'), ({'shard_id': 2, 'num_shards': 2}, r'0\.\.1'),
-   ({'batch_size': 0}, 'batch_size=0')],
+   ({'batch_size': 0}, 'batch_size=0'), ({'seed': -1}, 'seed=-1'),
+   ({'output_dir': '/dev/null/a'}, '/dev/null is a file')],
 )  # fmt: skip
-def test_wrong_options(place, tmp_path, options, message):
+def test_wrong_options_end_before_anything_is_loaded(place, tmp_path, options, message):
   with pytest.raises(ValueError, match=message):
-    infer(*place, str(tmp_path), **options)
+    infer(**{'checkpoint_path': 'none', 'data_dir': place[1], 'output_dir': str(tmp_path),
+             **options})  # fmt: skip
 
 
 def test_tokens_of_another_codec_are_refused(place, tmp_path):

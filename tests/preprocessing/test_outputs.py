@@ -3,6 +3,7 @@
 import errno
 import os
 
+import numpy as np
 import pytest
 
 from preprocessing import outputs
@@ -96,3 +97,14 @@ def test_a_link_is_followed(tmp_path):
     partial.write_text('x')
   assert (tmp_path / 'link.wav').is_symlink()
   assert (tmp_path / 'there' / 'real.wav').read_text() == 'x'
+
+
+@pytest.mark.parametrize('suffix', ['.wav', '.flac', '.ogg'])
+def test_sound_is_written_under_names_that_are_no_text(tmp_path, suffix):
+  from preprocessing.audio import read_audio, write_audio
+
+  path = tmp_path / f'caf\udce9{suffix}'
+  with whole_file(path) as partial:
+    write_audio(partial, np.full([4800, 2], 0.5, np.float32))
+  assert os.listdir(tmp_path) == [path.name]
+  assert read_audio(path).shape == (4800, 2)
