@@ -24,11 +24,12 @@ from models.musiccoca.inputs import (
   check_prompt_text,
 )
 
-# What soundfile decodes, and what a user may well try but it does not.
+# A prompt that ends so is an audio file, which must be there; with another suffix only if it is.
 AUDIO_SUFFIXES = (
-  '.wav', '.flac', '.mp3', '.ogg', '.oga', '.opus', '.aif', '.aiff', '.aifc', '.w64', '.caf',
+  '.wav', '.wave', '.flac', '.mp3', '.ogg', '.oga', '.opus', '.aif', '.aiff', '.aifc', '.w64',
+  '.caf', '.au', '.m4a', '.m4b', '.m4p', '.aac', '.wma', '.ape', '.wv', '.mpc', '.mka', '.weba',
+  '.mp2', '.tta',
 )  # fmt: skip
-UNSUPPORTED_SUFFIXES = ('.m4a', '.mp4', '.aac', '.wma')
 PRESET_PREFIX = 'preset:'
 _WEIGHTED = re.compile(r'^\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*:(.*)$', re.DOTALL)
 # What somebody may well mean as a weight: 0,7 or 70% or 1e-3 or nan.
@@ -57,7 +58,7 @@ def parse_prompt(text: str) -> Prompt:
 
   Raises:
     PromptError: it is empty, too long or not valid Unicode, its weight is negative, not finite or
-      no plain number, or its audio file does not exist or is of a format that cannot be decoded.
+      no plain number, or its audio file does not exist.
   """
   weight, content = split_weight(text)
   prompt = _parse_content(text, content, 1.0 if weight is None else weight)
@@ -99,14 +100,11 @@ def _parse_content(text: str, content: str, weight: float) -> Prompt:
     raise PromptError(f'The prompt {shown} is empty; write a text or the path of an audio file.')
   if content.startswith(PRESET_PREFIX):
     return Prompt(content[len(PRESET_PREFIX) :], 'preset', weight)
-  if content.lower().endswith(AUDIO_SUFFIXES):
-    if '\0' in content or not pathlib.Path(content).is_file():
-      raise PromptError(f'The prompt {shown} names an audio file, and there is none at {content}.')
+  is_file = '\0' not in content and bool(pathlib.Path(content).suffix) and os.path.isfile(content)
+  if not is_file and content.lower().endswith(AUDIO_SUFFIXES):
+    raise PromptError(f'The prompt {shown} names an audio file, and there is none at {content}.')
+  if is_file:
     return Prompt(content, 'audio', weight)
-  if content.lower().endswith(UNSUPPORTED_SUFFIXES):
-    raise PromptError(
-      f'The prompt {shown} names a file that cannot be decoded here; convert it to WAV or FLAC.'
-    )
   return Prompt(content, 'text', weight)
 
 
@@ -177,7 +175,9 @@ def read_audio_file(path: str) -> tuple[np.ndarray, int]:
     # A name need not be text.
     audio, sample_rate = soundfile.read(os.fsencode(path), dtype='float32', always_2d=True)
   except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
-    raise PromptError(f'The audio file {path} cannot be decoded: {error}') from error
+    raise PromptError(
+      f'The audio file {path} cannot be decoded: {error} Convert it to WAV or FLAC.'
+    ) from error
   return audio, sample_rate
 
 

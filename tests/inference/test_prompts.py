@@ -47,6 +47,10 @@ def test_parse(text, expected):
 def test_parse_audio(tmp_path, name):
   path = tmp_path / name  # A name need not be UTF-8.
   soundfile.write(os.fsencode(path), np.zeros(10), 8000, format='WAV')
+  film = tmp_path / 'film.mp4'
+  assert parse_prompt(str(film)).kind == 'text'
+  film.write_bytes(b'')
+  assert parse_prompt(str(film)).kind == 'audio'
   assert parse_prompt(f'0.3:{path}') == Prompt(str(path), 'audio', 0.3)
 
 
@@ -61,7 +65,7 @@ def test_parse_audio(tmp_path, name):
     ('nan:drums', "'nan', which is no weight"),
     ('-0.5:drums', 'cannot be subtracted'),
     ('0.3:nowhere/loop.wav', 'there is none at nowhere/loop.wav'),
-    ('song.m4a', 'convert it to WAV'),
+    ('song.m4a', 'there is none at song.m4a'),
     ('organ \udcff', r"'\\udcff' at character 7, which is not valid Unicode"),
     ('1' + 308 * '0' + '0:organ', 'a weight that no float64 holds'),
     ('organ\0', 'NUL'),
