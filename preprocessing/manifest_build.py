@@ -10,15 +10,27 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from absl import logging
 from tqdm import tqdm
 
-from preprocessing import audio, files, licences, manifest, music_terms, quality, scan, tables
+from preprocessing import (
+  audio,
+  files,
+  licences,
+  manifest,
+  music_terms,
+  quality,
+  same_recordings,
+  scan,
+  tables,
+)
 from preprocessing.manifest import Fault, ManifestError, Reject, Track
-from preprocessing.same_recordings import same_recording_pairs
 
 DUPLICATES = ('keep', 'drop_copies', 'drop')
+# A recording of which so much lies in another one is held by it: what was measured of copies.
+_WHOLE = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +48,7 @@ class BuildOptions:
     limits: of quality.
     decode: whether samples are looked at: quality and near-duplicates need it.
     duplicates: 'keep' all, together in one split; 'drop_copies' leaves one of equal files, 'drop'
-      one of each recording, the best.
+      also leaves out what another track that stays holds the whole of.
     journal: local file that keeps what was scanned; '' for none.
     num_workers: processes of the scan; 0 chooses.
   """
@@ -122,8 +134,8 @@ def build(
       rejects.append(Reject(path, 'licence', refusal))
       continue
     tracks.append(track)
-  tracks = _with_recordings(_with_own_ids(tracks), found)
-  return _without_duplicates(tracks, options.duplicates, rejects)
+  tracks, holders = _with_recordings(_with_own_ids(tracks), found)
+  return _without_duplicates(tracks, options.duplicates, rejects, holders)
 
 
 def _by_content(earlier: Sequence[Track]) -> dict[tuple[str, str], Track]:
@@ -253,8 +265,14 @@ def _with_own_ids(tracks: Sequence[Track]) -> list[Track]:
   return numbered
 
 
-def _with_recordings(tracks: Sequence[Track], found: Mapping[str, scan.Scanned]) -> list[Track]:
-  """Near-duplicates get one name: the start of the least hash among them."""
+def _with_recordings(
+  tracks: Sequence[Track], found: Mapping[str, scan.Scanned]
+) -> tuple[list[Track], dict[str, set[str]]]:
+  """Near-duplicates get one name: the start of the least hash among them.
+
+  Returns:
+    The tracks, and the contents (sha256) that hold the whole of each content.
+  """
   contents = {
     track.sha256: print_
     for track in tracks
@@ -265,26 +283,54 @@ def _with_recordings(tracks: Sequence[Track], found: Mapping[str, scan.Scanned])
 
   def root(name: str) -> str:
     while least[name] != name:
+      least[name] = least[least[name]]
       name = least[name]
     return name
 
-  for i, j, _ in same_recording_pairs([contents[name] for name in names]):
+  prints = [contents[name] for name in names]
+  holders: dict[str, set[str]] = collections.defaultdict(set)
+  for i, j, match in same_recordings.same_recordings(prints):
     low, high = sorted((root(names[i]), root(names[j])))
     least[high] = low
+    for one, other, part in ((i, j, match.parts[0]), (j, i, match.parts[1])):
+      if part >= _WHOLE:
+        holders[names[one]].add(names[other])
+  _warn(tracks, names, *same_recordings.hard_to_compare(prints))
   sizes = collections.Counter(map(root, names))
   recordings = {name: root(name)[:16] for name in names if sizes[root(name)] > 1}
-  return [
+  tracks = [
     dataclasses.replace(track, recording=recordings.get(track.sha256, '')) for track in tracks
   ]
+  return tracks, holders
+
+
+def _warn(tracks: Sequence[Track], names: Sequence[str], few: list[int], common: list[int]):
+  """Says which tracks' near-duplicates may go unnoticed."""
+  paths = {track.sha256: track.path for track in reversed(tracks)}
+  for which, why in (
+    (few, 'have too few peaks in their spectrum to be compared (silence, single tones)'),
+    (common, 'sound for more than half like many other tracks, so that their copies are not found'),
+  ):
+    if which:
+      logging.warning(
+        'Near-duplicates: %d tracks %s, the first is %s.', len(which), why, paths[names[which[0]]]
+      )
 
 
 def _without_duplicates(
-  tracks: list[Track], duplicates: str, rejects: list[Reject]
+  tracks: list[Track],
+  duplicates: str,
+  rejects: list[Reject],
+  holders: Mapping[str, Collection[str]],
 ) -> tuple[list[Track], list[Reject]]:
-  """Leaves the best of each set: what is held out, then rate, length, and the first path."""
+  """Leaves the best of each set: what is held out, then rate, length, and the first path.
+
+  With 'drop' a track goes only if one that stays holds the whole of it: of a disc in one file and
+  its songs the disc stays; of two discs with one song in common, both.
+  """
   if duplicates == 'keep':
     return tracks, rejects
-  best: dict[str, Track] = {}
+  stays: dict[str, Track] = {}
   order = sorted(
     tracks,
     key=lambda track: (
@@ -292,12 +338,16 @@ def _without_duplicates(
       -min(track.channels, 2), -track.sample_rate, -round(track.duration_secs), track.path,
     ),
   )  # fmt: skip
+  rank = {track.track_id: number for number, track in enumerate(order)}
   kept = []
   for track in order:
-    key = track.recording if duplicates == 'drop' and track.recording else track.sha256
-    first = best.setdefault(key, track)
-    if first is track:
+    first = stays.get(track.sha256)
+    if first is None and duplicates == 'drop':
+      held = [stays[name] for name in holders.get(track.sha256, ()) if name in stays]
+      first = min(held, key=lambda other: rank[other.track_id], default=None)
+    if first is None:
       kept.append(track)
     else:
       rejects.append(Reject(track.path, 'duplicate', f'of {first.path}'))
+    stays.setdefault(track.sha256, first or track)
   return sorted(kept, key=lambda track: track.path), rejects

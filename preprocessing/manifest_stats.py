@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from preprocessing import files, quality, splits
+from preprocessing import files, quality, same_recordings, splits
 from preprocessing.manifest import Reject, Track
 from preprocessing.measurement import Measurement
 
@@ -21,6 +21,12 @@ _SHOWN = 12
 # Room in a picture, so that a single bar is no wall.
 _LEAST_ROWS = 6
 _SECS_PER_HOUR = 3600
+# The page says what near-duplicates are, and which may lie in two splits.
+_NOT_FOUND = (
+  f'  Near-duplicates: up to {round(100 * same_recordings.MAX_TEMPO_CHANGE)} % in tempo and '
+  f'{int(same_recordings.MAX_SEMITONES)} semitones in pitch, excerpts from about 20 s on.',
+  '  Not looked for: larger changes, shorter excerpts, other performances without a common work.',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +94,7 @@ def report(stats: Mapping[str, Any]) -> str:
     f'(largest {stats["largest_group"]}), {stats["with_caption"]} with a caption.',
     f'Duplicates: {copies["copies"]} copies, {copies["near_duplicates"]} near-duplicates '
     f'in {copies["sets"]} sets.',
+    *_NOT_FOUND,
   ]
   for name, shares in stats.items():
     if name.startswith('by_') and shares:

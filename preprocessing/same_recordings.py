@@ -19,7 +19,7 @@ from preprocessing.fingerprint import Fingerprint
 # played by the same instruments share most where their tempi differ and nothing else; a change of
 # speed changes tempo and pitch by one factor, which chance seldom does. benchmarks/duplicates.py
 # measures both sides, docs/manifest.md has the figures.
-MIN_SHARES = {'equal': 0.05, 'speed': 0.05, 'pitch': 0.025, 'tempo': 0.08, 'both': 0.08}
+MIN_SHARES = {'equal': 0.08, 'speed': 0.05, 'pitch': 0.025, 'tempo': 0.08, 'both': 0.08}
 MIN_HITS = 10
 # Of a long recording no more landmarks than this (about 4 minutes) have to be in another one.
 _MAX_COMPARABLE = 1000
@@ -68,12 +68,14 @@ class Match:
     hits: landmarks.
     tempo: of the second one, as a multiple of the first one's.
     semitones: how much higher the second one is.
+    parts: how much of the first one and of the second one the common part is, 0..1.
   """
 
   share: float
   hits: int
   tempo: float
   semitones: float
+  parts: tuple[float, float]
 
   @property
   def change(self) -> str:
@@ -88,16 +90,23 @@ class Match:
     return 'pitch' if same_tempo else 'both'
 
 
-def same_recording_pairs(prints: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
-  """(i, j, share) with i < j of the recordings that are the same, or parts of one another.
+def same_recordings(prints: Sequence[Fingerprint]) -> list[tuple[int, int, Match]]:
+  """(i, j, match) with i < j of the recordings that are the same, or hold parts of one another."""
+  least = min(MIN_SHARES.values())
+  found = matches(prints, MIN_HITS, least)
+  return sorted(
+    ((i, j, match) for i, j, match in found if match.share >= MIN_SHARES[match.change]),
+    key=lambda item: item[:2],
+  )
 
-  `share` is the part of the landmarks of the smaller one that the other has at one speed, pitch
-  and offset in time; of recordings that overlap in a part, the share of that part.
-  """
+
+def matches(
+  prints: Sequence[Fingerprint], min_hits: int, min_share: float
+) -> Iterator[tuple[int, int, Match]]:
+  """The pairs i < j with so much in common, whatever the change; in no order."""
   if len(prints) < 2:
-    return []
+    return
   index = _index(prints)
-  pairs = []
   for first, second in _blocks(index):
     shift = index.pitches[second] - index.pitches[first]
     near = (index.owners[first] != index.owners[second]) & (np.abs(shift) <= MAX_SEMITONES)
@@ -105,29 +114,55 @@ def same_recording_pairs(prints: Sequence[Fingerprint]) -> list[tuple[int, int, 
     pair = index.owners[first].astype(np.int64) * len(prints) + index.owners[second]
     order = np.argsort(pair, kind='stable')
     names, begin, counts = np.unique(pair[order], return_index=True, return_counts=True)
-    for at in np.flatnonzero(counts >= MIN_HITS):
+    for at in np.flatnonzero(counts >= min_hits):
       i, j = divmod(int(names[at]), len(prints))
       mine = order[begin[at] : begin[at] + counts[at]]
       places = np.stack([first[mine], second[mine]])
-      match = _match(prints[i], prints[j], places, index.times[places], shift[mine])
-      if match is not None and match.share >= MIN_SHARES[match.change]:
-        pairs.append((i, j, match.share))
-  return sorted(pairs)
+      frames = index.times[places]
+      match = _match(prints[i], prints[j], places, frames, shift[mine], min_hits, min_share)
+      if match is not None:
+        yield i, j, match
+
+
+def hard_to_compare(prints: Sequence[Fingerprint]) -> tuple[list[int], list[int]]:
+  """Recordings whose copies may go unnoticed.
+
+  Returns:
+    Those with fewer landmarks than a match needs (silence, single tones), and those of which more
+    than half of the landmarks are so common in these recordings that they say nothing.
+  """
+  if not prints:
+    return [], []
+  hashes, owners = _sorted(prints)[1:]
+  _, sizes = _groups(hashes)
+  common = np.bincount(owners[np.repeat(sizes > MAX_HOLDERS, sizes)], minlength=len(prints))
+  numbers = np.array([len(found.hashes) for found in prints])
+  few = numbers < 2 * MIN_HITS
+  return [*map(int, np.flatnonzero(few))], [
+    *map(int, np.flatnonzero(~few & (2 * common > numbers)))
+  ]
+
+
+def _sorted(prints: Sequence[Fingerprint]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """The order of all landmarks by hash and recording, their hashes and their recordings."""
+  hashes = np.concatenate([found.hashes for found in prints])
+  order = np.argsort(hashes, kind='stable')
+  numbers = [len(found.hashes) for found in prints]
+  return order, hashes[order], np.repeat(np.arange(len(prints), dtype=np.int32), numbers)[order]
+
+
+def _groups(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Where each of the sorted hashes begins, and how often it is there."""
+  starts = np.flatnonzero(np.diff(hashes, prepend=hashes[:1] + np.uint64(1)))
+  return starts, np.diff(starts, append=len(hashes))
 
 
 def _index(prints: Sequence[Fingerprint]) -> _Index:
-  hashes = np.concatenate([found.hashes for found in prints])
-  order = np.argsort(hashes, kind='stable')
-  hashes = hashes[order]
-  starts = np.flatnonzero(np.r_[True, hashes[1:] != hashes[:-1]])
-  sizes = np.diff(np.r_[starts, len(hashes)])
+  order, hashes, owners = _sorted(prints)
+  starts, sizes = _groups(hashes)
   telling = np.repeat((sizes > 1) & (sizes <= MAX_HOLDERS), sizes)
   rest = (np.repeat(starts + sizes, sizes) - np.arange(len(hashes)) - 1)[telling]
-  del hashes
-  order = order[telling]
-  owners = np.repeat(
-    np.arange(len(prints), dtype=np.int32), [len(found.hashes) for found in prints]
-  )[order]
+  order, owners = order[telling], owners[telling]
   times = np.concatenate([found.times for found in prints])[order]
   pitches = np.concatenate([found.pitches for found in prints])[order]
   return _Index(owners, times, pitches, rest, np.argsort(owners, kind='stable'))
@@ -152,7 +187,13 @@ def _blocks(index: _Index) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _match(
-  a: Fingerprint, b: Fingerprint, places: np.ndarray, hits: np.ndarray, shift: np.ndarray
+  a: Fingerprint,
+  b: Fingerprint,
+  places: np.ndarray,
+  hits: np.ndarray,
+  shift: np.ndarray,
+  min_hits: int,
+  min_share: float,
 ) -> Match | None:
   """What two recordings have in common on the best line; None where that is too little.
 
@@ -161,24 +202,27 @@ def _match(
     places: int64 [2, n], which landmarks of a and b are equal.
     hits: uint32 [2, n], their frames.
     shift: float32 [n], semitones.
+    min_hits, min_share: what is enough.
   """
   limit = min(a.limit, b.limit)
   times = [found.times[: np.searchsorted(found.hashes, limit)] for found in (a, b)]
   least = min(*map(len, times), _MAX_COMPARABLE)
-  needed = max(MIN_HITS, min(MIN_SHARES.values()) * least)
+  needed = max(min_hits, min_share * least)
   if len(shift) < needed:
     return None
   on_line, tempo = _best_line(hits.astype(np.float64), shift, needed)
   number = min(len(np.unique(places[side, on_line])) for side in (0, 1))
   if number < needed:
     return None
-  # Where only a part is the same, as of two discs with one song in common.
-  parts = []
+  # The common part: of two discs with one song in common, a small one of both.
+  counts, parts = [], []
   for side in (0, 1):
-    low, high = np.quantile(hits[side, on_line], [0.02, 0.98])
-    parts.append(np.count_nonzero((times[side] >= low) & (times[side] <= high)))
-  share = min(1.0, number / max(least, min(parts)))
-  return Match(share, number, 1 / tempo, float(np.median(shift[on_line])))
+    low, high = np.quantile(hits[side, on_line], [0.01, 0.99])
+    counts.append(np.count_nonzero((times[side] >= low) & (times[side] <= high)))
+    # n places drawn from a range span (n - 1) / (n + 1) of it.
+    parts.append(min(1.0, counts[-1] / len(times[side]) * (number + 1) / (number - 1)))
+  share = min(1.0, number / max(least, min(counts)))
+  return Match(share, number, 1 / tempo, float(np.median(shift[on_line])), (parts[0], parts[1]))
 
 
 def _best_line(hits: np.ndarray, shift: np.ndarray, needed: float) -> tuple[np.ndarray, float]:

@@ -93,9 +93,14 @@ CHANGES = {
 }  # fmt: skip
 
 
+def _pairs(prints):
+  """(i, j, share) of what is joined."""
+  return [(i, j, match.share) for i, j, match in same_recordings.same_recordings(prints)]
+
+
 def _pairs_of(works, prints, changed):
   """Pairs among the works and changed versions of all of them."""
-  found = same_recordings.same_recording_pairs(prints + changed)
+  found = _pairs(prints + changed)
   return {(i, j) for i, j, _ in found}
 
 
@@ -156,9 +161,9 @@ def test_songs_in_a_long_recording(small, prints):
   parts = [*fillers[:9], *small[:3], *fillers[9:], small[0][: 2 * SMALL_RATE]]
   disc = fingerprint.fingerprint(np.concatenate(parts), SMALL_RATE)
   assert disc.limit == fingerprint.NO_LIMIT // fingerprint.SAMPLING
-  found = same_recordings.same_recording_pairs([disc, *prints])
+  found = _pairs([disc, *prints])
   assert [(i, j) for i, j, _ in found] == [(0, 1), (0, 2), (0, 3)]
-  found = same_recordings.same_recording_pairs([*prints, disc])
+  found = _pairs([*prints, disc])
   assert [(i, j) for i, j, _ in found] == [(0, 4), (1, 4), (2, 4)]
 
 
@@ -175,22 +180,23 @@ def test_a_long_recording_keeps_the_landmarks_of_its_parts(small):
   assert kept.mean() > 0.9  # But for those of the last second and of the chunk's loudest.
 
 
-def test_what_differs_is_said(works, prints):
-  changed = fingerprint.fingerprint(*_speed(works[1], 1.05))
-  matches = []
-  match = same_recordings._match
-
-  def kept(*args):
-    matches.append(match(*args))
-    return matches[-1]
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(same_recordings, '_match', kept)
-    same_recordings.same_recording_pairs([prints[1], changed])
-  (found,) = matches
-  assert found.change == 'speed' and found.hits >= same_recordings.MIN_HITS
-  assert found.tempo == pytest.approx(1.05, abs=0.002)
-  assert found.semitones == pytest.approx(12 * np.log2(1.05), abs=0.05)
+@pytest.mark.parametrize(
+  'change, kind, tempo, semitones',
+  [
+    ('trimmed start', 'equal', 1.0, 0.0),
+    ('speed 1.05', 'speed', 1.05, 12 * np.log2(1.05)),
+    ('tempo 0.97', 'tempo', 0.97, 0.0),
+    ('pitch -2', 'pitch', 1.0, -2.0),
+  ],
+)
+def test_what_differs_is_said(works, prints, change, kind, tempo, semitones):
+  changed = fingerprint.fingerprint(*CHANGES[change](works[1]))
+  ((_, _, found),) = same_recordings.same_recordings([prints[1], changed])
+  assert found.change == kind and found.hits >= same_recordings.MIN_HITS
+  assert found.tempo == pytest.approx(tempo, abs=0.002)
+  assert found.semitones == pytest.approx(semitones, abs=0.05)
+  whole = 0.83 if change == 'trimmed start' else 1.0
+  assert found.parts == (pytest.approx(whole, abs=0.1), pytest.approx(1.0, abs=0.1))
 
 
 def test_blocks_of_any_length_give_the_same(works):
@@ -229,8 +235,8 @@ def test_silence_noise_and_almost_nothing_match_nothing():
   signals += [rng.normal(size=[RATE * 5, 2]) * 0.1 for _ in range(4)]
   made = [fingerprint.fingerprint(x, RATE) for x in signals]
   assert [len(found.hashes) for found in made[:4]] == [0, 0, 0, 0]
-  assert same_recordings.same_recording_pairs(made) == []
-  assert same_recordings.same_recording_pairs([]) == []
+  assert _pairs(made) == []
+  assert _pairs([]) == []
 
 
 def _print_of(hashes, offset=0, pitch=20.0):
@@ -250,8 +256,8 @@ def test_a_loop_that_everybody_uses_joins_nobody():
   """Hashes that are found more often than the limit say nothing."""
   loop = _hashes(1, 300)
   crowd = [_print_of(np.r_[loop, _hashes(seed, 200)]) for seed in range(2, 82)]
-  assert same_recordings.same_recording_pairs(crowd) == []
-  pairs = same_recordings.same_recording_pairs(crowd[:3])
+  assert _pairs(crowd) == []
+  pairs = _pairs(crowd[:3])
   assert pairs == [(0, 1, 0.6), (0, 2, 0.6), (1, 2, 0.6)]
 
 
@@ -262,20 +268,32 @@ def test_blocks_find_what_one_block_finds(monkeypatch):
     _print_of(np.r_[common[number % 5], common[(number + 1) % 5], _hashes(10 + number, 300)])
     for number in range(20)
   ]
-  whole = same_recordings.same_recording_pairs(prints)
+  whole = _pairs(prints)
   # Both parts in common with the three others of its number, one with eight of the next numbers.
   assert len(whole) == 20 * (3 + 8) // 2
   for block in (1, 700):
     monkeypatch.setattr(same_recordings, '_BLOCK', block)
-    assert same_recordings.same_recording_pairs(prints) == whole
+    assert _pairs(prints) == whole
+
+
+def test_what_cannot_be_compared_is_known():
+  """Too few landmarks, and landmarks that are in too many recordings."""
+  loop = _hashes(1, 300)
+  crowd = [_print_of(np.r_[loop, _hashes(seed, 200)]) for seed in range(2, 72)]
+  others = [_print_of(_hashes(100, 19)), _print_of(_hashes(101, 20)), _print_of(_hashes(102, 0))]
+  few, common = same_recordings.hard_to_compare([*others, *crowd])
+  assert (few, common) == ([0, 2], [*range(3, 73)])
+  assert same_recordings.hard_to_compare(crowd[:60]) == ([], [])
+  assert same_recordings.hard_to_compare([]) == ([], [])
 
 
 def test_two_discs_with_one_song_in_common():
   """Only a tenth of either is the same; the share is that of the common part."""
   song = _hashes(0, 1500)
   discs = [
-    _print_of(np.r_[_hashes(1, before), song, _hashes(2, 12_000 - before)][:13_500], 0)
+    _print_of(np.r_[_hashes(before, before), song, _hashes(before + 1, 12_000 - before)])
     for before in (3000, 9000)
   ]
-  ((i, j, share),) = same_recordings.same_recording_pairs(discs)
-  assert (i, j) == (0, 1) and share > 0.9
+  ((i, j, match),) = same_recordings.same_recordings(discs)
+  assert (i, j) == (0, 1) and match.share > 0.9
+  assert match.parts == (pytest.approx(1500 / 13_500, abs=0.01),) * 2

@@ -81,6 +81,63 @@ def test_near_duplicates_share_a_recording_and_a_split(tmp_path):
     assert set(split.values()) == {'train', 'validation', 'test'}
 
 
+def test_discs_and_their_songs_share_a_split_and_no_song_is_lost(tmp_path):
+  """Two discs in one file each, with one song in common, the songs, and one at another speed."""
+  songs = [_melody(seed, 16.0) for seed in range(6)]
+  made = {
+    'first disc.flac': np.concatenate(songs[:3]),
+    'second disc.wav': np.concatenate(songs[2:5]),
+    **{f'song {number}.wav': x for number, x in enumerate(songs)},
+    'song 5 faster.flac': soxr.resample(songs[5], round(RATE * 1.05), RATE),
+  }
+  (tmp_path / 'music').mkdir()
+  for name, x in made.items():
+    audio.write_audio(tmp_path / 'music' / name, x, RATE)
+  journal = str(tmp_path / 'scan.jsonl')
+  tracks, rejects = _build(tmp_path / 'music', journal=journal)
+  names = {pathlib.Path(track.path).name: track.recording for track in tracks}
+  assert not rejects and len(tracks) == 9
+  for name in made:
+    one = 'song 5' if name.startswith('song 5') else 'first disc'
+    assert names[name] and names[name] == names[one + ('.wav' if one == 'song 5' else '.flac')]
+  assert names['song 5.wav'] != names['first disc.flac']
+  for seed in range(5):
+    split = {track.recording: set() for track in tracks}
+    for track in splits.assign_splits(tracks, seed=seed, min_held_out=1):
+      split[track.recording].add(track.split)
+    assert all(len(found) == 1 for found in split.values())
+  # What is left out is in what is left.
+  tracks, rejects = _build(tmp_path / 'music', duplicates='drop', journal=journal)
+  kept = {pathlib.Path(track.path).name for track in tracks}
+  assert kept == {'first disc.flac', 'second disc.wav', 'song 5.wav'}
+  told = {pathlib.Path(reject.path).name: reject.detail for reject in rejects}
+  assert told['song 0.wav'] == f'of {tmp_path / "music" / "first disc.flac"}'
+  assert told['song 4.wav'] == f'of {tmp_path / "music" / "second disc.wav"}'
+  assert {reject.reason for reject in rejects} == {'duplicate'} and len(rejects) == 6
+
+
+def test_tracks_that_cannot_be_compared_are_counted(tmp_path, monkeypatch):
+  paths = {_write(tmp_path / f'{seed}.flac', seed) for seed in range(2)}
+  said = []
+  monkeypatch.setattr(
+    manifest_build.logging, 'warning', lambda text, *args: said.append(text % args)
+  )
+  _build(tmp_path)
+  assert said == []
+  monkeypatch.setattr(manifest_build.same_recordings, 'hard_to_compare', lambda prints: ([0], [1]))
+  _build(tmp_path)
+  few, common = (text.rpartition(' ') for text in said)
+  assert few[0] == (
+    'Near-duplicates: 1 tracks have too few peaks in their spectrum to be compared (silence, '
+    'single tones), the first is'
+  )
+  assert common[0] == (
+    'Near-duplicates: 1 tracks sound for more than half like many other tracks, so that their '
+    'copies are not found, the first is'
+  )
+  assert {few[2][:-1], common[2][:-1]} == paths
+
+
 @pytest.mark.parametrize(
   'duplicates, left', [('keep', 5), ('drop_copies', 4), ('drop', 3)]
 )  # fmt: skip

@@ -58,7 +58,11 @@ def test_the_page_and_the_picture(tmp_path):
   shown = manifest_commands.stats(str(tmp_path / 'manifest.jsonl'))
   lines = shown.splitlines()
   assert lines[0] == '5 tracks, 4.00 hours, 3 groups (largest 2), 1 with a caption.'
-  assert lines[1] == 'Duplicates: 1 copies, 1 near-duplicates in 1 sets.'
+  assert lines[1:4] == [
+    'Duplicates: 1 copies, 1 near-duplicates in 1 sets.',
+    '  Near-duplicates: up to 7 % in tempo and 2 semitones in pitch, excerpts from about 20 s on.',
+    '  Not looked for: larger changes, shorter excerpts, other performances without a common work.',
+  ]
   assert '        2 tracks       1.00 h  Jazz' in lines
   assert '        2  silent               nothing, or almost nothing, to be heard' in lines
   assert max(map(len, lines[:-1])) < 100
