@@ -144,9 +144,14 @@ def child(job: dict):
 
 if __name__ == '__main__':
   for line in sys.stdin:
+    told, telling = os.pipe()
     process = os.fork()
     if not process:
+      os.close(telling)
+      os.read(told, 1)  # What it says comes after its id.
       child(json.loads(line))
-    print(json.dumps({'pid': process}), flush=True)
+    os.write(1, (json.dumps({'pid': process}) + '\n').encode())
+    os.close(told)
+    os.close(telling)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     print('\n' + json.dumps({'status': status}), flush=True)
