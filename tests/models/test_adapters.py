@@ -1,5 +1,7 @@
 """Adapters against the full-rank matrices that they stand for, in float64 by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,8 +25,9 @@ MODEL = DepthformerModel(CONFIG, SPEC)
 EVERYTHING = ('.',)
 
 
+@functools.cache
 def _params(seed=0):
-  return MODEL.init(jax.random.key(seed))
+  return jax.jit(MODEL.init)(jax.random.key(seed))
 
 
 def _filled(params, config, seed=3):
@@ -117,11 +120,11 @@ def test_full_rank_lora_takes_the_step_of_full_tuning():
   params, batch = _params(), _batch()
   adapter = {'logits': {'a': jnp.eye(8), 'b': jnp.zeros([8, SPEC.vocab_size])}}
   model = AdaptedModel(MODEL, config)
-  gradient = jax.grad(
-    lambda adapter: model.loss_fn({'base': params, 'adapter': adapter}, batch, None)[0]
+  gradient = jax.jit(
+    jax.grad(lambda adapter: model.loss_fn({'base': params, 'adapter': adapter}, batch, None)[0])
   )(adapter)
   stepped = {'logits': {'a': jnp.eye(8), 'b': -0.01 * gradient['logits']['b']}}
-  full = jax.grad(lambda p: MODEL.loss_fn(p, batch, None)[0])(params)
+  full = jax.jit(jax.grad(lambda p: MODEL.loss_fn(p, batch, None)[0]))(params)
   want = params['logits'] - 0.01 * full['logits']
   got = adapters.merge(params, stepped, config)['logits']
   np.testing.assert_allclose(got, want, atol=1e-5)

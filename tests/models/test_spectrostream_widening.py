@@ -24,6 +24,9 @@ def _decoder(config, seed):
   return network.init_params(jax.random.key(seed), config, SPEC)['decoder']
 
 
+_decode = jax.jit(network.decode)
+
+
 def _latents():
   return jax.random.normal(jax.random.key(2), [2, 5, NARROW.num_features])
 
@@ -32,9 +35,9 @@ def test_a_widened_decoder_plays_the_same():
   narrow, fresh = _decoder(NARROW, 0), _decoder(WIDE, 1)
   wide = widen(narrow, fresh)
   assert jax.tree.map(jnp.shape, wide) == jax.tree.map(jnp.shape, fresh)
-  before = network.decode(narrow, _latents())
+  before = _decode(narrow, _latents())
   assert float(jnp.abs(before).max()) > 0.1
-  np.testing.assert_allclose(network.decode(wide, _latents()), before, atol=2e-6)
+  np.testing.assert_allclose(_decode(wide, _latents()), before, atol=2e-6)
 
 
 def test_new_channels_hear_and_are_about_to_be_heard():
@@ -43,7 +46,8 @@ def test_new_channels_hear_and_are_about_to_be_heard():
   # Of six channels, the first three and the last are the old ones.
   assert (heard[[0, 1, 2, 5]] > 0).all()
   np.testing.assert_array_equal(heard[[3, 4]], 0.0)
-  gradient = jax.grad(lambda params: jnp.square(network.decode(params, _latents())).mean())(wide)
+  loss = jax.jit(jax.grad(lambda params: jnp.square(network.decode(params, _latents())).mean()))
+  gradient = loss(wide)
   towards = np.abs(gradient['output_layer']['base_conv_last']['conv']['kernel']).max((0, 1, 3))
   assert (towards[[3, 4]] > 1e-4 * towards.max()).all()
 
