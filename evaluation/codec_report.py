@@ -4,7 +4,6 @@
 values; this module only draws.
 """
 
-import csv
 import dataclasses
 import json
 import pathlib
@@ -69,12 +68,12 @@ def write_codec_report(report: CodecReport, output_dir: str | pathlib.Path) -> p
   """Writes report.html, report.json, files.csv, codebooks.csv, audio/*.mp3; returns the page."""
   output_dir = pathlib.Path(output_dir)
   sounds = page.write_sounds(report.clips, output_dir)
-  _write_rows(output_dir / 'files.csv', report.files)
-  _write_rows(output_dir / 'codebooks.csv', _codebook_rows(report.codecs))
+  page.write_rows(output_dir / 'files.csv', report.files)
+  page.write_rows(output_dir / 'codebooks.csv', _codebook_rows(report.codecs))
   text = json.dumps(report.to_json(), indent=2, allow_nan=False)
-  (output_dir / 'report.json').write_text(text + '\n', encoding='utf-8')
+  page.write_text(output_dir / 'report.json', text + '\n')
   path = output_dir / 'report.html'
-  path.write_text(_render(report, sounds), encoding='utf-8')
+  page.write_text(path, _render(report, sounds))
   return path
 
 
@@ -131,11 +130,3 @@ def _codebook_rows(codecs: list[dict[str, Any]]) -> list[dict[str, Any]]:
       zip(codec['use']['entropy_bits'], codec['use']['unused_share'])
     )
   ]
-
-
-def _write_rows(path: pathlib.Path, rows: list[dict[str, Any]]):
-  names = list(dict.fromkeys(name for row in rows for name in row))
-  with open(path, 'w', encoding='utf-8', newline='') as file:
-    writer = csv.DictWriter(file, names, restval='')
-    writer.writeheader()
-    writer.writerows(rows)

@@ -1,8 +1,11 @@
 """What every report's page is made with: recordings, their files, numbers as people read them."""
 
+import csv
 import dataclasses
+import io
 import math
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -11,6 +14,7 @@ import numpy as np
 
 from evaluation import media, plots
 from models import folder_marker
+from preprocessing import files
 
 MAX_BYTES = 30_000_000
 _TEMPLATES = pathlib.Path(__file__).parent / 'templates'
@@ -68,6 +72,21 @@ def write_sounds(clips: list[Clip], output_dir: pathlib.Path) -> dict[str, bytes
   for clip in clips:
     (output_dir / clip.file).write_bytes(sounds[clip.key])
   return sounds
+
+
+def write_text(path: pathlib.Path, text: str):
+  """Writes a file whole or not at all; what is not text in names of files stands as \\udcXX."""
+  files.write_whole(path, text.encode(errors='backslashreplace'))
+
+
+def write_rows(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]):
+  """Writes a CSV file: a line a row, a column for each name in them, 'key' where there is none."""
+  names = list(dict.fromkeys(name for row in rows for name in row)) or ['key']
+  text = io.StringIO(newline='')
+  writer = csv.DictWriter(text, names, restval='')
+  writer.writeheader()
+  writer.writerows(rows)
+  write_text(path, text.getvalue())
 
 
 def players(clips: list[Clip], sounds: dict[str, bytes]) -> dict[str, str | None]:

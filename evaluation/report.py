@@ -4,7 +4,6 @@
 module only draws. A section that was not measured stays empty, and why stands under `skipped`.
 """
 
-import csv
 import dataclasses
 import json
 import pathlib
@@ -106,9 +105,9 @@ def write_report(report: Report, output_dir: str | pathlib.Path) -> pathlib.Path
   sounds = page_lib.write_sounds(report.clips, output_dir)
   _write_samples(report, output_dir / 'samples.csv')
   text = json.dumps(report.to_json(), indent=2, allow_nan=False)
-  (output_dir / 'report.json').write_text(text + '\n', encoding='utf-8')
+  page_lib.write_text(output_dir / 'report.json', text + '\n')
   page = output_dir / 'report.html'
-  page.write_text(render(report, sounds), encoding='utf-8')
+  page_lib.write_text(page, render(report, sounds))
   return page
 
 
@@ -266,8 +265,4 @@ def _write_samples(report: Report, path: pathlib.Path):
   """One line a clip, one column a figure; the file of those that lie in audio/."""
   files = {clip.key: clip.file for clip in report.clips}
   rows = [{**row, 'file': files.get(row['key'], '')} for row in report.samples]
-  names = list(dict.fromkeys(name for row in rows for name in row)) or ['key']
-  with open(path, 'w', encoding='utf-8', newline='') as file:
-    writer = csv.DictWriter(file, names, restval='')
-    writer.writeheader()
-    writer.writerows(rows)
+  page_lib.write_rows(path, rows)

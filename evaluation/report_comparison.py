@@ -172,9 +172,10 @@ def write_comparison(values: Mapping[str, Any], output_dir: str | pathlib.Path) 
   folder = pathlib.Path(output_dir).expanduser()
   folder.mkdir(parents=True, exist_ok=True)
   text = json.dumps(values, indent=2, allow_nan=False)
-  (folder / 'comparison.json').write_text(text + '\n', encoding='utf-8')
+  page.write_text(folder / 'comparison.json', text + '\n')
   path = folder / 'comparison.html'
-  path.write_text(
+  page.write_text(
+    path,
     page.render(
       'comparison.html.j2',
       title=f'{values["first"]["model"]} and {values["second"]["model"]}, compared',
@@ -182,7 +183,6 @@ def write_comparison(values: Mapping[str, Any], output_dir: str | pathlib.Path) 
       schema_version=values['schema_version'],
       report=values,
     ),
-    encoding='utf-8',
   )
   return path
 

@@ -4,7 +4,6 @@
 values; this module only draws.
 """
 
-import csv
 import dataclasses
 import json
 import pathlib
@@ -70,14 +69,11 @@ def write_style_report(report: StyleReport, output_dir: str | pathlib.Path) -> p
   """Writes report.html, report.json and works.csv; returns the page."""
   folder = pathlib.Path(output_dir)
   folder.mkdir(parents=True, exist_ok=True)
-  with open(folder / 'works.csv', 'w', encoding='utf-8', newline='') as file:
-    writer = csv.DictWriter(file, list(dict.fromkeys(n for row in report.works for n in row)))
-    writer.writeheader()
-    writer.writerows(report.works)
+  page.write_rows(folder / 'works.csv', report.works)
   text = json.dumps(report.to_json(), indent=2, allow_nan=False)
-  (folder / 'report.json').write_text(text + '\n', encoding='utf-8')
+  page.write_text(folder / 'report.json', text + '\n')
   path = folder / 'report.html'
-  path.write_text(_render(report), encoding='utf-8')
+  page.write_text(path, _render(report))
   return path
 
 

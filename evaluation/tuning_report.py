@@ -132,12 +132,13 @@ def write_report(report: TuningReport, output_dir: str | pathlib.Path) -> pathli
   clips = [*report.demos, *report.pairs]
   sounds = page.write_sounds(clips, folder)
   text = json.dumps(report.to_json(), indent=2, allow_nan=False)
-  (folder / 'report.json').write_text(text + '\n', encoding='utf-8')
+  page.write_text(folder / 'report.json', text + '\n')
   path = folder / 'report.html'
   curve = None
   if report.curves:
     curve = markupsafe.Markup(plots.learning_curve(report.curves, 'tuning'))
-  path.write_text(
+  page.write_text(
+    path,
     page.render(
       'tuning_report.html.j2',
       title=report.title,
@@ -151,6 +152,5 @@ def write_report(report: TuningReport, output_dir: str | pathlib.Path) -> pathli
       files={clip.key: clip.file for clip in clips},
       pictures={clip.key: page.picture(clip) for clip in clips},
     ),
-    encoding='utf-8',
   )
   return path

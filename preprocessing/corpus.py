@@ -135,6 +135,11 @@ class PrepareOptions:
     splits.check_fractions(self.validation_fraction, self.test_fraction)
     self.build_options().check()
     self.clips.check()
+    # TensorFlow and JSON metadata take names that are UTF-8 only.
+    if files.as_text(place := str(self.output)) != place:
+      raise ValueError(
+        f'output_dir={place!r} is not UTF-8, which names of data sets must be; give another folder.'
+      )
     if self.output.exists() and not self.output.is_dir():
       raise ValueError(f'output_dir={self.output_dir} is a file.')
     dataset.check_place(self.dataset_dir)

@@ -63,6 +63,20 @@ def place(path: str | os.PathLike) -> str:
   return '/' + urllib.parse.unquote(inner, errors='surrogateescape')
 
 
+def is_name(path: str) -> bool:
+  """Whether a path can be given to the operating system; bytes that are no UTF-8 can."""
+  try:
+    os.fsencode(path)
+  except UnicodeEncodeError:
+    return False
+  return '\0' not in path
+
+
+def as_text(name: str) -> str:
+  """A name of a file as text: what is not UTF-8 in it becomes '?'."""
+  return name.encode('utf-8', 'replace').decode()
+
+
 def absolute(path: str | os.PathLike, folder: str | os.PathLike = '') -> str:
   """A full path: buckets' URIs as they are, '~' expanded, relative ones below `folder`.
 

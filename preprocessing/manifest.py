@@ -323,16 +323,26 @@ def row_faults(row: dict[str, Any], number: int) -> list[Fault]:
     elif name in ('duration_secs', 'sample_rate', 'channels'):
       faults += _number_faults(number, name, value)
     elif name == 'tags':
-      if not (isinstance(value, list) and all(isinstance(word, str) for word in value)):
+      if not (isinstance(value, list) and all(isinstance(w, str) and is_text(w) for w in value)):
         faults.append(Fault(number, name, f'{value!r} is not a list of words'))
     elif not isinstance(value, str):
       faults.append(Fault(number, name, f'{value!r} is not a text'))
+    elif name == 'path':
+      if not files.is_name(value):
+        faults.append(Fault(number, name, f'{value!r} is not a name that a file can have'))
+    elif not is_text(value):
+      faults.append(Fault(number, name, f'{value!r} is not text: it has half of a character'))
     elif (choices := {'split': SPLITS, 'vocal': VOCAL}.get(name)) and value not in choices:
       faults.append(Fault(number, name, f'{value!r} is not one of {choices}'))
   sha256 = row.get('sha256')
   if isinstance(sha256, str) and sha256 and not re.fullmatch('[0-9a-f]{64}', sha256):
     faults.append(Fault(number, 'sha256', f'{sha256!r} is not 64 hexadecimal digits'))
   return faults
+
+
+def is_text(value: str) -> bool:
+  """Whether a string is text: without halves of surrogate pairs."""
+  return not any('\ud800' <= letter <= '\udfff' for letter in value)
 
 
 def _number_faults(number: int, name: str, value: Any) -> list[Fault]:

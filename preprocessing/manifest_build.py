@@ -179,8 +179,9 @@ def _sources(
     paths, foreign = manifest.find_audio_files(folder)
     rejects += foreign
     name = options.source or os.path.basename(files.absolute(folder).rstrip('/'))
+    name = files.as_text(name)
     sources |= dict.fromkeys(paths, name)
-  name = options.source or os.path.splitext(os.path.basename(options.table))[0]
+  name = files.as_text(options.source or os.path.splitext(os.path.basename(options.table))[0])
   for path in rows:
     sources.setdefault(path, name)
   for track in earlier:
@@ -220,7 +221,7 @@ def _track(
   """One line: the table says it best, then the earlier manifest, then the tags."""
   header, facts = scanned.header, scanned.facts
   secs = scanned.measured.duration_secs if scanned.measured else header.duration_secs
-  stem = pathlib.PurePath(scanned.path).stem.encode('utf-8', 'replace').decode()
+  stem = files.as_text(pathlib.PurePath(scanned.path).stem)
   values = {
     'title': facts.title or re.sub(r'^\d{1,3}[ ._-]+', '', stem),
     'artist': facts.artist, 'album': facts.album, 'work': facts.work, 'genre': facts.genre,

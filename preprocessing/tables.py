@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from preprocessing import files, music_terms
-from preprocessing.manifest import Fault, ManifestError, parse_json_line
+from preprocessing.manifest import Fault, ManifestError, is_text, parse_json_line
 from preprocessing.splits import SPLITS
 
 # Fields that a table may set, and those that find the track.
@@ -250,13 +250,15 @@ def _row(
   number: int, cells: dict[str, Any], mapping: dict[str, str], folder: str, faults: list[Fault]
 ) -> Row:
   values: dict[str, Any] = {}
+  told = len(faults)
   for field, column in mapping.items():
     value = cells.get(column)
     if value is None:
       continue
     if field == 'tags' and isinstance(value, list):
       value = ','.join(map(str, value))
-    if isinstance(value, (dict, list)) or '\0' in str(value):
+    is_right = files.is_name if field == 'path' else is_text
+    if isinstance(value, (dict, list)) or '\0' in str(value) or not is_right(str(value)):
       faults.append(Fault(number, column, f'{value!r} is not a text'))
       continue
     values[field] = str(value).strip()
@@ -274,7 +276,8 @@ def _row(
   if drop not in (*_TRUE, *_FALSE):
     faults.append(Fault(number, mapping[DROP], f'{drop!r} is not yes or no'))
   path, track_id = values.get('path', ''), values.get('track_id', '')
-  if not path and not track_id and any(key in mapping for key in KEYS):
+  is_told = any(fault.column == mapping.get('path') for fault in faults[told:])
+  if not path and not track_id and not is_told and any(key in mapping for key in KEYS):
     column = mapping.get('path') or mapping['track_id']
     faults.append(Fault(number, column, 'is empty'))
   try:

@@ -12,6 +12,8 @@ import mutagen
 import mutagen.id3
 import soundfile
 
+from preprocessing import files
+
 # Names under which each fact is looked up, best first. ID3 frames are in capitals; 'TXXX:name' is
 # a user's own frame, 'COMM' any comment.
 _NAMES = {
@@ -110,5 +112,5 @@ def _read_info_chunk(path: str) -> dict[str, list[str]]:
 
 
 def _add(found: dict[str, list[str]], name: str, values):
-  texts = [' '.join(str(value).split()) for value in values]
+  texts = [files.as_text(' '.join(str(value).split())) for value in values]
   found.setdefault(name.casefold(), []).extend(text for text in texts if text)

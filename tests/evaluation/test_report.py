@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import html.parser
 import json
+import os
 import re
 
 import numpy as np
@@ -266,6 +267,20 @@ def test_values_that_are_not_finite_become_null(tmp_path):
   values = json.loads((tmp_path / 'report.json').read_text())
   assert values['stage_secs'] == {'x': None, 'y': None}
   assert values['token_losses'] is None
+
+
+def test_names_that_are_no_utf8_do_not_cost_the_report(tmp_path):
+  name = os.fsdecode(b'latin\xe9.wav')
+  report = Report('t', 'now', skipped=[{'what': f'Audio of {name}', 'why': f'/gone/{name}'}])
+  report.samples = [{'key': 'a', 'title': name, 'kind': 'anchor'}]
+  page = write_report(report, tmp_path)
+  assert '/gone/latin\\udce9.wav' in page.read_text(encoding='utf-8')
+  assert 'a,latin\\udce9.wav' in (tmp_path / 'samples.csv').read_text(encoding='utf-8')
+  (skipped,) = json.loads((tmp_path / 'report.json').read_text())['skipped']
+  assert skipped['why'] == f'/gone/{name}'
+  assert sorted(path.name for path in tmp_path.iterdir() if path.name != 'audio') == [
+    'report.html', 'report.json', 'samples.csv',
+  ]  # fmt: skip
 
 
 def test_samples_csv_has_a_line_a_clip(written, report):

@@ -196,6 +196,10 @@ def test_a_manifest_survives_writing_and_reading(tmp_path):
     ({'channels': '2'}, "line 2, column channels: '2' is not a number"),
     ({'tags': 'a,b'}, "line 2, column tags: 'a,b' is not a list of words"),
     ({'title': 5}, 'line 2, column title: 5 is not a text'),
+    ({'caption': 'a \ud83d'}, r"line 2, column caption: 'a \\ud83d' is not text"),
+    ({'path': 'a\ud83d.wav'}, r"line 2, column path: 'a\\ud83d.wav' is not a name that a file"),
+    ({'path': 'a\0.wav'}, r"line 2, column path: 'a\\x00.wav' is not a name that a file"),
+    ({'path': 'ftp://a'}, 'line 2, column path: ftp://a: ftp:// cannot be read'),
     ({'vocal': 'yes'}, "line 2, column vocal: 'yes' is not one of"),
     ({'track_id': '0-0'}, "line 2, column track_id: '0-0' stands there twice: line 1"),
     (

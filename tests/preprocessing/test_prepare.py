@@ -243,6 +243,7 @@ def test_a_changed_file_is_noticed(prepared, audio_dir, tmp_path):
   [
     ({'name': 'My Corpus'}, "name='My Corpus' is not made of"),
     ({'version': '1'}, "version='1' is not of the form"),
+    ({'output_dir': os.fsdecode(b'/o\xe9')}, r"output_dir='/o\\udce9' is not UTF-8"),
     ({'audio_dir': None}, 'Give audio_dir'),
     ({'audio_dir': '/nowhere/at/all'}, '/nowhere/at/all is not a folder'),
     ({'format': shards.RecordFormat(num_shards=0)}, 'num_shards=0'),

@@ -1,5 +1,7 @@
 """Tables: mappings of columns, and every fault with its line and column."""
 
+import os
+
 import pytest
 
 from preprocessing import files, manifest, tables
@@ -90,8 +92,15 @@ def test_faults_of_the_table(tmp_path, content, columns, faults):
 
 def test_faults_of_json_lines(tmp_path):
   found = _faults(tmp_path, '{"path": "a"}\n{"path": \n[]\n{"path": ["a"]}\n', 't.jsonl')
-  assert [(line, column) for line, column, _ in found] == [
-    (2, 'character 10'), (3, ''), (4, 'path'), (4, 'path'),
+  odd = b'{"path": "a\\ud83d", "caption": "\\udce9 x"}\n{"path": "\\udce9 \\u0000"}'
+  found += _faults(tmp_path, odd, 't.jsonl')
+  assert [message for _, _, message in found[3:]] == [
+    "'a\\ud83d' is not a text", "'\\udce9 x' is not a text", "'\\udce9 \\x00' is not a text",
+  ]  # fmt: skip
+  (row,) = _rows(tmp_path, b'{"path": "\\udce9.wav"}', 't.jsonl')
+  assert os.fsencode(row.path) == os.fsencode(tmp_path) + b'/\xe9.wav'
+  assert [(line, column) for line, column, _ in found[:3]] == [
+    (2, 'character 10'), (3, ''), (4, 'path'),
   ]  # fmt: skip
 
 
