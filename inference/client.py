@@ -123,15 +123,22 @@ class JamClient:
     self.send('reset', **({} if seed is None else {'seed': seed}))
 
   def upload(self, audio: np.ndarray, sample_rate: int, purpose: str = 'style') -> str:
-    """Sends audio [samples, channels] and returns its id, once the server has it."""
+    """Sends audio [samples, channels] and returns its id, once the server has it.
+
+    Raises:
+      JamError: the server refuses it, such as for samples that are not finite.
+    """
     audio = np.atleast_2d(np.asarray(audio, np.float32).T).T
+    # 16 bits hold what is in -1..1; the server tells of samples beyond it, or that are not finite.
+    fits = bool((np.abs(audio) <= 1).all())
+    audio_format = 's16le' if fits else 'f32le'
     self._uploads += 1
     name = f'{self._hello["name"]}-{self._uploads}'
     self.send(
-      'upload', id=name, purpose=purpose, format='s16le', channels=audio.shape[1],
+      'upload', id=name, purpose=purpose, format=audio_format, channels=audio.shape[1],
       sample_rate=sample_rate, samples=len(audio),
     )  # fmt: skip
-    self._socket.send(encode_audio(audio, 's16le'))
+    self._socket.send(encode_audio(audio, 's16le') if fits else audio.astype('<f4').tobytes())
     while self.wait_for('uploaded')['id'] != name:
       pass
     return name

@@ -19,6 +19,7 @@ from models.musiccoca.inputs import (
   MAX_PROMPT_CHARS,
   StyleError,
   check_finite,
+  check_peak,
   check_prompt_text,
   check_unicode,
 )
@@ -205,7 +206,8 @@ def decode_upload(upload: dict[str, Any], data: bytes) -> np.ndarray:
   """The binary message after an `upload` message -> float32 [samples, channels].
 
   Raises:
-    ProtocolError: its length is another than announced, or a number is not finite.
+    ProtocolError: its length is another than announced, or a sample is not finite or far beyond
+      full scale.
   """
   expected = upload_bytes(upload)
   if len(data) != expected:
@@ -219,6 +221,7 @@ def decode_upload(upload: dict[str, Any], data: bytes) -> np.ndarray:
     audio = np.frombuffer(data, '<f4').astype(np.float32)
     try:
       check_finite(audio.reshape(-1, upload['channels']), 'The audio', upload.get('sample_rate'))
+      check_peak(audio, 'The audio')
     except StyleError as error:
       raise ProtocolError(str(error)) from None
     audio = np.clip(audio, -1, 1)

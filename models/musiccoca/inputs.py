@@ -86,6 +86,21 @@ def check_finite(audio: np.ndarray, what: str, sample_rate: float | None = None)
   )
 
 
+def check_peak(audio: np.ndarray, what: str) -> float:
+  """The peak of finite audio, at least one sample of any shape.
+
+  Raises:
+    StyleError: it is 40 dB above full scale or more.
+  """
+  peak = float(np.abs(audio).max())
+  if peak > MAX_PEAK:
+    raise StyleError(
+      f'{what} has a peak of {peak:.3g}, {20 * np.log10(peak):.0f} dB above full scale; scale it '
+      'to -1..1.'
+    )
+  return peak
+
+
 def check_audio(
   audio: np.ndarray, sample_rate: float, what: str, min_secs: float = MIN_PROMPT_SECS
 ) -> list[str]:
@@ -107,12 +122,7 @@ def check_audio(
       f'{what} has {len(audio) / sample_rate:.3g} s of audio; at least {min_secs:g} s are needed.'
     )
   check_finite(audio, what, sample_rate)
-  peak = float(np.abs(audio).max())
-  if peak > MAX_PEAK:
-    raise StyleError(
-      f'{what} has a peak of {peak:.3g}, {20 * np.log10(peak):.0f} dB above full scale; scale it '
-      'to -1..1.'
-    )
+  peak = check_peak(audio, what)
   if peak < _SILENT_PEAK:
     return [f'{what} is silent (peak {peak:.1g} of full scale 1).']
   return []

@@ -435,6 +435,9 @@ def test_what_is_odd_about_an_upload_is_told(server, jam):
   assert 'is silent' in jam.events[-2]['message'] and jam.events[-2]['code'] == 'silent'
   with pytest.raises(JamError, match='0.0999 s of audio; at least 0.1 s'):
     jam.upload(np.ones(799, np.float32), 8000)
+  for value, reason in ((np.nan, 'the first is nan at 0.000 s'), (32768, '90 dB above full scale')):
+    with pytest.raises(JamError, match=reason):
+      jam.upload(np.full(800, value, np.float32), 8000)
   loud = np.float32([[0.5, -2]] * 800)
   jam.send('upload', id='loud', purpose='style', format='f32le', channels=2, sample_rate=8000,
            samples=800)  # fmt: skip
