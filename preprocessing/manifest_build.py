@@ -12,7 +12,6 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from absl import logging
 from tqdm import tqdm
 
 from preprocessing import (
@@ -313,9 +312,8 @@ def _warn(tracks: Sequence[Track], names: Sequence[str], few: list[int], common:
     (common, 'sound for more than half like many other tracks, so that their copies are not found'),
   ):
     if which:
-      logging.warning(
-        'Near-duplicates: %d tracks %s, the first is %s.', len(which), why, paths[names[which[0]]]
-      )
+      first = paths[names[which[0]]]
+      _say(f'Near-duplicates: {len(which)} tracks {why}, the first is {first}.')
 
 
 def _without_duplicates(

@@ -17,12 +17,13 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from absl import logging
+from tqdm import tqdm
 
 from preprocessing import audio, files, fingerprint, measurement, quality, tags
 from preprocessing.fingerprint import Fingerprint, Fingerprinter
@@ -352,10 +353,11 @@ def _read_journal(journal: str, settings: ScanSettings) -> dict[str, Scanned]:
     pass
   others = {path: what for path, what in others.items() if path not in known}
   if others:
-    logging.warning(
-      '%s: %d files were scanned by another version of the program (%s); they are read again.',
-      journal, len(others), ', '.join(sorted(set(others.values()))),
-    )  # fmt: skip
+    tqdm.write(
+      f'{journal}: {len(others)} files were scanned by another version of the program '
+      f'({", ".join(sorted(set(others.values())))}); they are read again.',
+      file=sys.stderr,
+    )
   return known
 
 

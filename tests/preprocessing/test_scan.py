@@ -92,7 +92,7 @@ def test_a_journal_that_was_cut_short_counts_up_to_there(tmp_path, counted):
 
 @pytest.mark.parametrize('name, before', [('fingerprint', 1), ('fingerprint', None), ('format', 1)])
 def test_a_journal_of_another_version_is_not_mixed_with_this_one(
-  tmp_path, counted, monkeypatch, name, before
+  tmp_path, counted, capsys, name, before
 ):
   paths = [_write(tmp_path / f'{seed}.wav', seed) for seed in range(3)]
   journal = tmp_path / 'scan.jsonl'
@@ -103,21 +103,19 @@ def test_a_journal_of_another_version_is_not_mixed_with_this_one(
     if before is None:
       del line['settings'][name]  # What was written before fingerprints had a version.
   journal.write_text(''.join(json.dumps(line) + '\n' for line in lines))
-  said = []
-  monkeypatch.setattr(scan.logging, 'warning', lambda text, *args: said.append(text % args))
   counted.clear()
   assert scan.scan(paths, SETTINGS, journal=str(journal)) == first
   assert counted == paths[:2]
   now = scan.fingerprint.VERSION if name == 'fingerprint' else scan._FORMAT
-  assert said == [
+  assert capsys.readouterr().err == (
     f'{journal}: 2 files were scanned by another version of the program '
     f'({"fingerprint version" if name == "fingerprint" else "journal format"} 1, now {now}); '
-    'they are read again.'
-  ]
+    'they are read again.\n'
+  )
   # Only once: what was read again counts.
   counted.clear()
   assert scan.scan(paths, SETTINGS, journal=str(journal)) == first
-  assert counted == [] and len(said) == 1
+  assert counted == [] and capsys.readouterr().err == ''
 
 
 def test_a_damaged_fingerprint_in_the_journal_is_made_again(tmp_path, counted):
