@@ -70,7 +70,7 @@ def write_sounds(clips: list[Clip], output_dir: pathlib.Path) -> dict[str, bytes
   folder_marker.mark(output_dir / 'audio', 'report')
   sounds = {clip.key: media.mp3_bytes(clip.audio, clip.sample_rate) for clip in clips}
   for clip in clips:
-    (output_dir / clip.file).write_bytes(sounds[clip.key])
+    files.write_whole(output_dir / clip.file, sounds[clip.key])
   return sounds
 
 

@@ -57,13 +57,16 @@ def save(
         raise ValueError(f'{name} holds values that {np.dtype(dtype).name} cannot hold.')
     arrays[name] = np.ascontiguousarray(value)
   partial = path.with_suffix('.partial')
-  partial.touch()  # save_file makes a file that only its owner may read; this one has its mode.
-  mode = partial.stat().st_mode
-  described = {key: json.dumps(metadata[key]) for key in sorted(metadata)}
-  save_file(arrays, partial, described | {_SHA256: json.dumps(_exact_hash(arrays, described))})
-  _sort_description(partial)
-  partial.chmod(mode)
-  partial.replace(path)
+  try:
+    partial.touch()  # save_file makes a file that only its owner may read; this one has its mode.
+    mode = partial.stat().st_mode
+    described = {key: json.dumps(metadata[key]) for key in sorted(metadata)}
+    save_file(arrays, partial, described | {_SHA256: json.dumps(_exact_hash(arrays, described))})
+    _sort_description(partial)
+    partial.chmod(mode)
+    partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)
   return path
 
 

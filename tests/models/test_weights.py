@@ -1,5 +1,7 @@
 """Weight files: exact round trips, and errors that say what is wrong with a file."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -66,3 +68,18 @@ def test_equal_trees_make_equal_files(tmp_path):
     weights.save(tmp_path / f'{i}', TREE, description).read_bytes() for i in range(8)
   }  # fmt: skip
   assert len(files) == 1
+
+
+def test_what_cannot_be_written_leaves_the_old_file_alone(tmp_path, monkeypatch):
+  path = weights.save(tmp_path / 'a.safetensors', {'x': np.ones(3)}, {})
+  before = path.read_bytes()
+
+  def fails(arrays, partial, described):
+    pathlib.Path(partial).write_bytes(b'half')
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(weights, 'save_file', fails)
+  with pytest.raises(OSError, match='No space left'):
+    weights.save(path, {'x': np.zeros(3)}, {})
+  assert [file.name for file in tmp_path.iterdir()] == ['a.safetensors']
+  assert path.read_bytes() == before
