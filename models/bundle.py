@@ -222,7 +222,7 @@ def _check_shapes(params: dict[str, Any], model: DepthformerModel, directory: pa
 
 
 def _find(name_or_path: str | pathlib.Path) -> pathlib.Path:
-  for directory in (BUNDLED / str(name_or_path), pathlib.Path(name_or_path)):
+  for directory in (BUNDLED / str(name_or_path), pathlib.Path(name_or_path).expanduser()):
     if (directory / 'spec.json').is_file():
       return directory
   raise FileNotFoundError(

@@ -24,6 +24,7 @@ from models.bundle import Bundle, bundled_names, load_bundle
 from models.depthformer import DepthformerConfig, DepthformerModel
 from models.spec import LiveMusicSpec
 from pipelines import adapter_folders
+from preprocessing import files
 
 MODEL_FILE = 'model.json'
 # Of a bundle: whose tokens it speaks.
@@ -44,7 +45,7 @@ class Source:
 
   Attributes:
     name: short, unique among the sources of a report.
-    path: as it was given.
+    path: a bundled or released model's name, or a full path.
     kind: 'bundled', 'bundle', 'adapter', 'checkpoint' (of a training run) or 't5x'.
     bundle: the model with its parameters.
     step: of a checkpoint; None for a bundle.
@@ -109,16 +110,18 @@ def load_source(path: str | pathlib.Path, name: str | None = None) -> Source:
     ValueError: the parameters do not fit what model.json describes, or are truncated.
   """
   given, strength = adapter_folders.split_strength(str(path))
-  folder = pathlib.Path(given)
+  folder = pathlib.Path(files.absolute(given))
   if adapter_folders.is_adapter(folder):
     bundle = adapter_folders.load(folder, strength, load_source)
     own_name = _folder_name(folder) + ('' if strength == 1 else f' at {strength:g}')
-    return Source(name or own_name, str(path), 'adapter', bundle)
+    return Source(name or own_name, f'{folder}{str(path)[len(given) :]}', 'adapter', bundle)
   if str(path) in bundled_names():
     return Source(name or str(path), str(path), 'bundled', load_bundle(path))
   if (folder / 'spec.json').is_file():
-    return Source(name or _folder_name(folder), str(path), 'bundle', load_bundle(folder))
+    return Source(name or _folder_name(folder), str(folder), 'bundle', load_bundle(folder))
+  full_path = str(folder)
   if not folder.exists() and assets.names_checkpoint(str(path)):
+    full_path = str(path)
     folder = assets.find_checkpoint(str(path))
   elif folder.suffix == '.tar' and folder.is_file():
     folder = assets.unpack_checkpoint(folder)
@@ -127,8 +130,8 @@ def load_source(path: str | pathlib.Path, name: str | None = None) -> Source:
 
   from training import t5x_checkpoints
 
-  if t5x_checkpoints.is_t5x(folder):
-    return _load_t5x(folder, model_dir if described else None, str(path), name)
+  if not _is_own_run(model_dir) and t5x_checkpoints.is_t5x(folder):
+    return _load_t5x(folder, model_dir if described else None, full_path, name)
   if not described:
     bundled = ', '.join(bundled_names()) or 'none is bundled'
     raise FileNotFoundError(
@@ -175,8 +178,18 @@ def _load_checkpoint(folder: pathlib.Path, model_dir: pathlib.Path, name: str | 
   bundle = Bundle(model=model, params=params, spec=model.spec, card=card, **identity)
   return Source(
     name or f'{_folder_name(model_dir)} step {step}', str(folder), 'checkpoint', bundle, step,
-    model_dir, folder,
+    model_dir, model_dir / f'{_CHECKPOINT_PREFIX}{step}',
   )  # fmt: skip
+
+
+def _is_own_run(model_dir: pathlib.Path) -> bool:
+  """Whether train.py wrote the checkpoints in a folder: T5X's hold no position in the data."""
+  from training.checkpoint_folders import DATASET
+
+  children = model_dir.iterdir() if model_dir.is_dir() else ()
+  return any(
+    child.name.startswith(_CHECKPOINT_PREFIX) and (child / DATASET).is_dir() for child in children
+  )
 
 
 def _load_t5x(
@@ -217,13 +230,20 @@ def _read_model_file(
   model_dir: pathlib.Path,
 ) -> tuple[DepthformerModel | AdaptedModel, dict[str, str]]:
   """What MODEL_DIR/model.json says was trained, and the bundle fields of codec and style."""
-  description = json.loads((model_dir / MODEL_FILE).read_text(encoding='utf-8'))
-  spec = LiveMusicSpec.from_dict(description['spec'])
-  model = DepthformerModel(DepthformerConfig.from_dict(description['config']), spec)
-  if 'adapter' in description:
-    model = AdaptedModel(model, AdapterConfig(**description['adapter']))
-  fields = (field.split('_') for field in IDENTITY_FIELDS)
-  return model, {f'{kind}_{key}': description[kind][key] for kind, key in fields}
+  path = model_dir / MODEL_FILE
+  try:
+    description = json.loads(path.read_text(encoding='utf-8'))
+    spec = LiveMusicSpec.from_dict(description['spec'])
+    model = DepthformerModel(DepthformerConfig.from_dict(description['config']), spec)
+    if 'adapter' in description:
+      model = AdaptedModel(model, AdapterConfig(**description['adapter']))
+    fields = (field.split('_') for field in IDENTITY_FIELDS)
+    return model, {f'{kind}_{key}': description[kind][key] for kind, key in fields}
+  except (ValueError, LookupError, TypeError, AttributeError) as error:
+    raise ValueError(
+      f'{path} is damaged: it does not describe a model ({error}). The same training command '
+      'writes it again.'
+    ) from error
 
 
 def _folder_name(folder: pathlib.Path) -> str:

@@ -19,7 +19,7 @@ from pipelines.checkpoint_sources import (
   model_description,
   write_model_file,
 )
-from preprocessing import outputs
+from preprocessing import files, outputs
 from training import t5x_checkpoints
 from training.checkpoints import Checkpoints, restore_part
 from training.optimizers import AdafactorState, adafactor
@@ -204,6 +204,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _export(args: argparse.Namespace):
   notes = []
+  args.output_dir = files.absolute(args.output_dir)
   if args.format == 'bundle':
     folder = export(args.checkpoint, args.output_dir, licence=args.licence, data=args.data)
   elif args.format == 'run':

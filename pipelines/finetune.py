@@ -26,7 +26,7 @@ from pipelines import finetune_choice, finetune_plan, gin_config, initial_params
 from pipelines.checkpoint_sources import IDENTITY_FIELDS, Source, load_source
 from pipelines.finetune_feed import CATALOG_MEAN, check_same_tokens
 from pipelines.finetune_gate import Gate
-from preprocessing import outputs
+from preprocessing import files, outputs
 from training.early_stopping import EarlyStopping
 from training.state import TrainState
 
@@ -166,7 +166,7 @@ def plan(
     FileNotFoundError: no audio in `catalog`, or no such base.
     ValueError: an option is wrong.
   """
-  catalog, output_dir = pathlib.Path(catalog), pathlib.Path(output_dir)
+  catalog, output_dir = _full(catalog), _full(output_dir)
   outputs.check_folder(output_dir)
   source = load_source(base)
   options = _for_size(options, source.bundle)
@@ -174,10 +174,14 @@ def plan(
   place = prepared if (prepared / 'manifest.jsonl').is_file() else catalog
   facts = finetune_plan.read_catalog(place)
   settings = {'DATA_DIR': str(place), 'MODEL_DIR': str(output_dir / 'run'),
-              'INITIAL_CHECKPOINT_PATH': str(base), **options.bindings()}  # fmt: skip
+              'INITIAL_CHECKPOINT_PATH': source.path, **options.bindings()}  # fmt: skip
   with tempfile.TemporaryDirectory() as folder:
     _parse(_write_model_file(pathlib.Path(folder), source.bundle), options, settings)
   return finetune_plan.make_plan(facts, _run_facts(options))
+
+
+def _full(path: str | pathlib.Path) -> pathlib.Path:
+  return pathlib.Path(files.absolute(path))
 
 
 def _for_size(options: FinetuneOptions, base: Bundle) -> FinetuneOptions:
@@ -234,13 +238,13 @@ def finetune(
     KeyboardInterrupt: the run was stopped by a signal; what it has is saved.
   """
   began, options = time.monotonic(), options or FinetuneOptions()
+  output_dir = _full(output_dir)
   outputs.check_folder(output_dir)
   source = load_source(base)
   options = _for_size(options, source.bundle)
-  output_dir = pathlib.Path(output_dir)
   folder_marker.mark(output_dir, 'finetune')
   progress = _Progress(output_dir, source, options)
-  data_dir = _prepare(pathlib.Path(catalog), output_dir, source.bundle)
+  data_dir = _prepare(_full(catalog), output_dir, source.bundle)
   identity = {field: getattr(source.bundle, field) for field in IDENTITY_FIELDS}
   initial_params.check_tokens(str(base), identity, runs.token_identity(str(data_dir)))
   if options.replay:
@@ -252,7 +256,7 @@ def finetune(
     gate.calibrate(source.bundle)
   run_dir = output_dir / 'run'
   if not progress.trained:
-    _train(source, base, data_dir, output_dir, options, began)
+    _train(source, source.path, data_dir, output_dir, options, began)
     progress.set_trained()
   choice = finetune_choice.choose(run_dir)
   bundle_dir = output_dir / 'bundle'
@@ -283,7 +287,9 @@ class _Progress:
       self._values = json.loads(self._path.read_text(encoding='utf-8'))
     own = {'base': source.path, 'method': options.method}
     for name, value in own.items():
-      if self._values.get(name, value) != value:
+      before = self._values.get(name, value)
+      # Older versions kept a relative path as it was given.
+      if before != value and files.absolute(before) != value:
         raise ValueError(
           f'{output_dir} holds a run with {name} {self._values[name]!r}, this one has {value!r}: '
           'give another output directory.'
@@ -343,7 +349,7 @@ def _train(
   settings = {
     'DATA_DIR': str(data_dir),
     'MODEL_DIR': str(output_dir / 'run'),
-    'INITIAL_CHECKPOINT_PATH': str(base),
+    'INITIAL_CHECKPOINT_PATH': base,
     **options.bindings(),
   }
   if budget is not None:

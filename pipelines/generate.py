@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -144,8 +145,11 @@ def generate_file(
   check_seed(seed)
   sampling = sampling or SamplingOptions()
   parsed = parse_prompts(prompts) if prompts else None
+  if continue_from is not None:
+    continue_from = os.path.expanduser(continue_from)
   if continue_from is not None and not pathlib.Path(continue_from).is_file():
     raise FileNotFoundError(f'There is no audio file {continue_from} to go on from.')
+  output = os.path.expanduser(output)
   outputs.check_file(output, WRITABLE_SUFFIXES)
   heard = {
     prompt.content: read_prompt_audio(prompt.content)

@@ -18,10 +18,12 @@ from gin import config as gin_internals
 from models import folder_marker
 from pipelines import gin_kinds, gin_values
 from pipelines.gin_files import GIN_HOME, ROOT, GinError, GinReader, nearest
+from preprocessing import files as file_paths
 
 RUN = 'RUN'
 CONFIG_FILE = 'config.gin'
 OPERATIVE_CONFIG_FILE = 'operative_config.gin'
+_FOLDER = '_DIR'
 _FLAG_PREFIX = '--gin.'
 _REQUIRED = 'gin.REQUIRED'
 # What a function that hands its arguments on to `runs.train` takes besides its own.
@@ -85,6 +87,14 @@ def parse_gin(
     raise GinError(f'A value is not closed: {", ".join(bindings) or files}: {error}') from error
   _check_macros([*(text for _, text in reader.read), *bindings])
   _check_values(shipped)
+  _make_folders_absolute()
+
+
+def _make_folders_absolute():
+  """Makes full paths of macros that name a folder, such as MODEL_DIR: Orbax takes no others."""
+  for name, value in _macro_values().items():
+    if name.endswith(_FOLDER) and isinstance(value, str):
+      gin.bind_parameter(f'{name}/gin.macro.value', file_paths.absolute(value))
 
 
 def _check_macros(texts: Sequence[str]):

@@ -17,7 +17,7 @@ from models.bundle import Bundle, check_tokens
 from models.spec import LiveMusicSpec
 from pipelines.checkpoint_sources import load_source
 from pipelines.runs import held_out_token_feed, token_identity
-from preprocessing import outputs
+from preprocessing import files, outputs
 
 MODES = ('predict', 'score')
 _TASK_NAME = 'held_out'
@@ -74,10 +74,10 @@ def infer(
   if batch_size < 1:
     raise ValueError(f'batch_size={batch_size} must be at least 1.')
   check_seed(seed)
-  outputs.check_folder(output_dir)
+  folder = pathlib.Path(files.absolute(output_dir))
+  outputs.check_folder(folder)
   bundle = load_source(checkpoint_path).bundle
   _check_identity(bundle, token_identity(data_dir))
-  folder = pathlib.Path(output_dir)
   folder_marker.mark(folder, 'infer')
   if operative_config is not None and shard_id == 0:
     (folder / 'config.gin').write_text(operative_config(), encoding='utf-8')

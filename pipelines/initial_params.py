@@ -11,6 +11,7 @@ from models.depthformer.codebook_start import start_from_codebooks
 from models.musiccoca import MusicCoCa
 from models.spectrostream import SpectroStream
 from pipelines.checkpoint_sources import IDENTITY_FIELDS, load_source
+from preprocessing import files
 from training import t5x_checkpoints
 from training.checkpoints import restore_params, restore_part
 from training.state import flat_names
@@ -35,7 +36,7 @@ def read(path: str, identity: dict[str, str] | None = None) -> Any:
   except FileNotFoundError as error:
     # A codec's or style model's run has no model.json.
     try:
-      return restore_params(path)[0]
+      return restore_params(files.absolute(path))[0]
     except FileNotFoundError:
       raise error from None
   if identity:

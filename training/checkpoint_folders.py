@@ -26,8 +26,6 @@ _NEEDED = (f'{STATE}/_METADATA', f'{STATE}/manifest.ocdbt', DATA_FILE)
 # T5X's file in its older layout.
 _OF_T5X = 'checkpoint'
 
-# Folders that were looked at and found whole, with the state of their files then.
-_whole: dict[pathlib.Path, tuple[Any, ...]] = {}
 _told: set[pathlib.Path] = set()
 
 
@@ -56,13 +54,17 @@ def fault(checkpoint: pathlib.Path, part: int = 0, parts: int = 1) -> str | None
     part: which share of the files to hash, 0..parts - 1.
     parts: shares, such as processes that hash one each.
   """
-  seen = (part, parts, _state_of_files(checkpoint))
-  if _whole.get(checkpoint) == seen:
-    return None
-  found = _fault(checkpoint, part, parts)
-  if found is None:
-    _whole[checkpoint] = seen
-  return found
+  found = checksums.fault(checkpoint, part, parts)
+  if found:
+    return found
+  for name in _NEEDED:
+    if not (checkpoint / name).is_file():
+      return f'{name} is missing'
+  try:
+    data = json.loads((checkpoint / DATA_FILE).read_text(encoding='utf-8'))
+  except (ValueError, RecursionError) as error:
+    return f'{DATA_FILE}, the position in the data, is cut or not JSON ({error})'
+  return None if isinstance(data, dict) else f'{DATA_FILE} holds no position in the data'
 
 
 def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
@@ -165,29 +167,6 @@ def _meant(path: pathlib.Path) -> Iterable[pathlib.Path]:
 def _own(checkpoint: pathlib.Path) -> bool:
   """Whether a folder of that name is one of ours, whole or damaged."""
   return checkpoint.is_dir() and not (checkpoint / _OF_T5X).is_file()
-
-
-def _fault(checkpoint: pathlib.Path, part: int, parts: int) -> str | None:
-  found = checksums.fault(checkpoint, part, parts)
-  if found:
-    return found
-  for name in _NEEDED:
-    if not (checkpoint / name).is_file():
-      return f'{name} is missing'
-  try:
-    data = json.loads((checkpoint / DATA_FILE).read_text(encoding='utf-8'))
-  except (ValueError, RecursionError) as error:
-    return f'{DATA_FILE}, the position in the data, is cut or not JSON ({error})'
-  return None if isinstance(data, dict) else f'{DATA_FILE} holds no position in the data'
-
-
-def _state_of_files(checkpoint: pathlib.Path) -> tuple[tuple[str, int, int], ...]:
-  """Names, sizes and times of all files."""
-  entries = []
-  for path in sorted(checkpoint.rglob('*')):
-    status = path.lstat()
-    entries.append((str(path), status.st_size, status.st_mtime_ns))
-  return tuple(entries)
 
 
 def _warn(checkpoint: pathlib.Path, text: str):

@@ -11,12 +11,15 @@ import json
 import os
 import pathlib
 from collections.abc import Collection, Iterator
+from typing import Any
 
 FILE_NAME = 'checksums.json'
 _FORMAT = 1
 _KEYS = {'format', 'files', 'sha256'}
 # hashlib lets other threads run; more than these wait for the disk.
 _THREADS = 4
+# Folders that were looked at and found whole, with the state of their files then.
+_whole: dict[pathlib.Path, tuple[Any, ...]] = {}
 
 
 def write(folder: pathlib.Path, leave_out: Collection[str] = ()) -> pathlib.Path:
@@ -51,7 +54,12 @@ def fault(folder: pathlib.Path, part: int = 0, parts: int = 1) -> str | None:
     folder: see `write`. One without checksums has no fault.
     part: which share of the files to look at, 0..parts - 1.
     parts: shares, such as processes that look at one each.
+
+  A folder that was found whole is read again where a file has another size or time since.
   """
+  seen = (part, parts, _state_of_files(folder))
+  if _whole.get(folder) == seen:
+    return None
   try:
     files = _read(folder)
   except ValueError as error:
@@ -59,7 +67,10 @@ def fault(folder: pathlib.Path, part: int = 0, parts: int = 1) -> str | None:
   names = sorted(files)[part::parts]
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     found = pool.map(lambda name: _fault_of_file(folder, name, files[name]), names)
-    return next((fault for fault in found if fault), None)
+    first = next((fault for fault in found if fault), None)
+  if first is None:
+    _whole[folder] = seen
+  return first
 
 
 def listed(folder: pathlib.Path) -> bool:
@@ -109,6 +120,15 @@ def _entry(path: pathlib.Path) -> dict[str, int | str]:
   with open(path, 'rb') as file:
     digest = hashlib.file_digest(file, 'sha256')
     return {'bytes': file.tell(), 'sha256': digest.hexdigest()}
+
+
+def _state_of_files(folder: pathlib.Path) -> tuple[tuple[str, int, int], ...]:
+  """Names, sizes and times of all files."""
+  entries = []
+  for path in sorted(folder.rglob('*')):
+    status = path.lstat()
+    entries.append((str(path), status.st_size, status.st_mtime_ns))
+  return tuple(entries)
 
 
 def _of_files(files: dict[str, dict]) -> str:

@@ -57,6 +57,26 @@ def check_length(folder: pathlib.Path):
     )
 
 
+def check_for_t5x(model_dir: str | None):
+  """Refuses a MODEL_DIR that T5X's first save, after minutes, would fail on or be lost in.
+
+  Raises:
+    ValueError: it is relative or has '..' in it, or Orbax would take its name for a pattern.
+  """
+  if model_dir is None or '://' in model_dir:
+    return
+  if not os.path.isabs(model_dir) or '..' in pathlib.PurePath(model_dir).parts:
+    raise ValueError(
+      f'MODEL_DIR={model_dir!r}: T5X saves to full paths only. Give --gin.MODEL_DIR='
+      f"'\"{os.path.abspath(model_dir)}\"'."
+    )
+  if not is_literal(model_dir):
+    raise ValueError(
+      f'MODEL_DIR={model_dir!r}: what T5X saves below a folder with one of * ? [ \\ in its name '
+      'cannot be read again. Give another folder.'
+    )
+
+
 @functools.cache
 def _link(path: str) -> pathlib.Path:
   """A link to `path` in a folder of its own, both removed when the process ends."""

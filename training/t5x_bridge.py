@@ -18,7 +18,7 @@ from t5x import models as t5x_models
 
 from models import weights
 from models.depthformer import DepthformerModel, from_v1, to_v1, v1_axes
-from training import feed, t5x_layouts
+from training import feed, orbax_paths, t5x_layouts
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, clu_metrics.Metric]
@@ -197,9 +197,10 @@ def get_dataset(
     A tf.data.Dataset of 'encoder_input_tokens' and 'decoder_target_tokens'.
 
   Raises:
-    ValueError: there is no seed, or a cached task is asked for.
+    ValueError: there is no seed, a cached task is asked for, or T5X cannot save to `model_dir`.
   """
   del feature_converter_cls, continue_from_last_checkpoint
+  orbax_paths.check_for_t5x(model_dir)
   if cfg.seed is None:
     raise ValueError('seed=None: the examples of a step depend on it; set RANDOM_SEED to a number.')
   if cfg.use_cached:
@@ -238,6 +239,7 @@ def write_run_files(
   describe: Callable[[str], Any] | None = None,
 ):
   """T5X calls this when a run is built: config.gin as T5X writes it, then `describe(model_dir)`."""
+  orbax_paths.check_for_t5x(model_dir)
   gin_utils.summarize_gin_config(model_dir, summary_writer, step)
   if describe is not None and jax.process_index() == 0:
     describe(model_dir)

@@ -30,6 +30,7 @@ from etils import epath
 from flax import serialization
 
 from models import weights
+from training import checksums, orbax_paths
 
 LAYOUTS = ('t5x', 't5x-orbax')
 MSGPACK_FILE = 'checkpoint'
@@ -118,6 +119,9 @@ def open_state(path: str | pathlib.Path) -> StoredState:
     ValueError: its description is truncated.
   """
   layout, folder = locate(path)
+  for checkpoint in (folder, folder.parent):  # Of Orbax's layout, `folder` is one inside it.
+    if checksums.listed(checkpoint) and (found := checksums.fault(checkpoint)):
+      raise ValueError(f'{checkpoint} is damaged: {found}. Copy or export the checkpoint again.')
   return _MsgpackState(folder) if layout == 't5x' else _OrbaxState(folder)
 
 
@@ -172,7 +176,7 @@ class _MsgpackState(StoredState):
       raise _unreadable(self.folder, name, info, f'its chunk {missing} is missing')
     folder = _array_folder(self.folder, name, spec)
     try:
-      kvstore = {'driver': 'file', 'path': f'{folder.absolute()}/'}
+      kvstore = {'driver': 'file', 'path': f'{orbax_paths.literal(self.folder)}/{folder.name}/'}
       return ts.open({'driver': 'zarr', 'kvstore': kvstore}).result().read()
     except ValueError as error:
       raise _unreadable(self.folder, name, info, error) from error
@@ -186,7 +190,8 @@ class _OrbaxState(StoredState):
   def __init__(self, folder: pathlib.Path):
     self.folder = folder
     try:
-      tree = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
+      place = epath.Path(orbax_paths.literal(folder))
+      tree = ocp.PyTreeCheckpointHandler().metadata(place).tree
     except (ValueError, KeyError, FileNotFoundError) as error:
       raise ValueError(f'{folder} is truncated or not written by Orbax: {error}') from error
     self.arrays = {
@@ -215,7 +220,7 @@ class _OrbaxState(StoredState):
     restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
       tree = checkpointer.restore(
-        epath.Path(self.folder).absolute(),
+        orbax_paths.literal(self.folder),
         args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True),
       )
     flat = weights.flatten(tree)
@@ -263,6 +268,7 @@ def _write_msgpack(folder: pathlib.Path, step: int, arrays: dict[str, Any]):
       entries[name] = _write_zarr(partial, name, value) if _has_axes(name, value) else value
     contents = {'version': _FORMAT_VERSION, 'optimizer': weights.unflatten(entries)}
     (partial / MSGPACK_FILE).write_bytes(serialization.msgpack_serialize(contents))
+    checksums.write(partial)
     partial.rename(folder)
   finally:
     shutil.rmtree(partial, ignore_errors=True)
@@ -287,7 +293,8 @@ def _write_zarr(folder: pathlib.Path, name: str, value: np.ndarray) -> dict[str,
     'kvstore': {'driver': 'file', 'path': place},
     'metadata': metadata,
   }
-  absolute = spec | {'kvstore': {'driver': 'file', 'path': f'{folder}/{place}'}}
+  path = f'{orbax_paths.literal(folder)}/{place}'
+  absolute = spec | {'kvstore': {'driver': 'file', 'path': path}}
   ts.open(absolute, create=True, delete_existing=True).result().write(value).result()
   return spec
 
@@ -306,9 +313,11 @@ def _write_orbax(folder: pathlib.Path, step: int, arrays: dict[str, Any]):
   options = ocp.CheckpointManagerOptions(
     step_prefix=PREFIX, enable_async_checkpointing=False, cleanup_tmp_directories=False
   )
-  with ocp.CheckpointManager(folder.parent, item_names=(_STATE,), options=options) as manager:
+  parent = orbax_paths.literal(folder.parent)
+  with ocp.CheckpointManager(parent, item_names=(_STATE,), options=options) as manager:
     state = ocp.args.PyTreeSave(weights.unflatten(arrays))
     manager.save(step, args=ocp.args.Composite(**{_STATE: state}), force=True)
+  checksums.write(folder)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = '') -> Iterable[tuple[str, Any]]:

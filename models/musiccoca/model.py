@@ -95,7 +95,7 @@ class MusicCoCa(StyleEmbedder):
       from models.musiccoca import official
 
       return official.load(str(name_or_path))
-    path = pathlib.Path(name_or_path)
+    path = pathlib.Path(name_or_path).expanduser()
     bundled = _BUNDLED / f'{name_or_path}.safetensors'
     if path.suffix != '.safetensors':
       if not bundled.is_file():

@@ -75,7 +75,7 @@ class SpectroStream:
       ValueError: a file holds something else, or is truncated.
     """
     path = BUNDLED / f'{name_or_path}.safetensors'
-    path = path if path.is_file() else pathlib.Path(name_or_path)
+    path = path if path.is_file() else pathlib.Path(name_or_path).expanduser()
     if not path.is_file():
       return cls._load_release(str(name_or_path), path)
     tree, metadata = weights.load(path)

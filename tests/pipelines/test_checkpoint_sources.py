@@ -1,5 +1,7 @@
 """Models found wherever they lie: a bundle's folder, a training run, one of its checkpoints."""
 
+import shutil
+
 import jax
 import numpy as np
 import optax
@@ -8,7 +10,9 @@ import pytest
 from models.bundle import Bundle, save_bundle
 from models.depthformer import DepthformerConfig, DepthformerModel
 from models.spec import LiveMusicSpec
+from pipelines import export, initial_params
 from pipelines.checkpoint_sources import load_source, load_sources, write_model_file
+from training.checkpoint_folders import BrokenCheckpointError
 from training.checkpoints import Checkpoints
 from training.state import create_state
 
@@ -69,6 +73,47 @@ def test_a_checkpoint_is_taken_by_its_folder(run_dir):
   source = load_source(folder / 'checkpoint_3', 'early')
   assert (source.name, source.step, source.model_dir) == ('early', 3, folder)
   np.testing.assert_allclose(source.bundle.params['decoder_norm'], params['decoder_norm'] + 3)
+
+
+@pytest.fixture
+def copied(run_dir, tmp_path):
+  """A copy of the run below a folder whose name Orbax takes for a pattern."""
+  return shutil.copytree(run_dir[0], tmp_path / 'album [2024]' / 'run')
+
+
+@pytest.mark.parametrize('name', ['state/_METADATA', 'dataset/metadata', 'checksums.json'])
+def test_a_damaged_newest_checkpoint_is_passed_over(run_dir, copied, capsys, name):
+  """Also where a run of train.py must not be taken for one of T5X."""
+  (copied / 'checkpoint_5' / name).write_text('{')
+  source = load_source(copied)
+  assert (source.name, source.step, source.folder) == ('run step 3', 3, copied / 'checkpoint_3')
+  np.testing.assert_allclose(source.bundle.params['decoder_norm'], run_dir[1]['decoder_norm'] + 3)
+  assert f'{copied}/checkpoint_5 is damaged ({name} ' in capsys.readouterr().err
+  with pytest.raises(BrokenCheckpointError, match='Whole in the same folder: checkpoint_3. Name'):
+    load_source(copied / 'checkpoint_5')
+  with pytest.raises(BrokenCheckpointError, match='is damaged'):
+    initial_params.read(str(copied / 'checkpoint_5'))
+  assert export.export(copied, copied / 'out') == copied / 'out'
+  assert load_source(copied / 'out').bundle.card['step'] == 3
+
+
+def test_a_damaged_model_file_is_named(copied):
+  (copied / 'model.json').write_text('{"spec": 3}')
+  with pytest.raises(ValueError, match='model.json is damaged: it does not describe a model'):
+    load_source(copied)
+
+
+def test_relative_paths_and_home(run_dir, copied, monkeypatch):
+  save_bundle(copied / 'bundle', Bundle(make_model(), run_dir[1], SPEC, **HASHES))
+  monkeypatch.chdir(copied)
+  monkeypatch.setenv('HOME', str(copied.parent))
+  for path, full, kind in [
+    ('.', copied, 'checkpoint'), ('../run/checkpoint_3', copied / 'checkpoint_3', 'checkpoint'),
+    ('~/run', copied, 'checkpoint'), ('bundle', copied / 'bundle', 'bundle'),
+    ('~/run/../run/bundle', copied / 'bundle', 'bundle'),
+  ]:  # fmt: skip
+    source = load_source(path)
+    assert (source.path, source.kind) == (str(full), kind)
 
 
 def test_bundles_and_runs_side_by_side_get_names_of_their_own(run_dir, tmp_path):

@@ -182,6 +182,24 @@ def test_a_macro_that_only_an_unused_macro_uses_is_found():
     gin_config.parse_gin([TINY, PRETRAIN], [*REQUIRED, 'MY_STEPS = %TRAIN_STEPS'])
 
 
+def test_folders_become_full_paths(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('HOME', '/home/me')
+  gin_config.parse_gin(
+    ['gin/models/tiny.gin', 'gin/runs/pretrain.gin'],
+    ['DATA_DIR = "~/a b"', 'MODEL_DIR = "../runs/[1]"', 'INITIAL_CHECKPOINT_PATH = "tiny"'],
+  )
+  assert gin_config.macro_value('DATA_DIR') == '/home/me/a b'
+  assert gin_config.macro_value('MODEL_DIR') == f'{tmp_path.parent}/runs/[1]'
+  assert gin_config.macro_value('INITIAL_CHECKPOINT_PATH') == 'tiny'
+  gin_config.parse_gin(
+    ['gin/models/tiny.gin', 'gin/runs/pretrain.gin'],
+    ['DATA_DIR = "gs://bucket/corpus"', 'MODEL_DIR = "runs"'],
+  )
+  assert gin_config.macro_value('DATA_DIR') == 'gs://bucket/corpus'
+  assert f"MODEL_DIR = '{tmp_path}/runs'" in gin_config.config()
+
+
 def test_split_flags():
   argv = ['train.py', '--gin_file=a.gin', '--gin.MODEL_DIR="x=y"', '--dry_run', '--gin.a.b.c=1']
   bindings, others = gin_config.split_flags(argv)

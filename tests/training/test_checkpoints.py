@@ -351,3 +351,17 @@ def test_a_file_that_changed_since_is_looked_at_again(run):
   os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
   assert checkpoint_folders.fault(run / 'checkpoint_30')
   assert find_checkpoint(run).name == 'checkpoint_20'
+
+
+@pytest.mark.parametrize(
+  'model_dir, reason',
+  [('runs/t5x', "T5X saves to full paths only. Give --gin.MODEL_DIR='\"/.*/runs/t5x\"'"),
+   ('/runs/../t5x', "full paths only. Give --gin.MODEL_DIR='\"/t5x\"'"),
+   ('/runs/album [2024]', 'cannot be read again'), ('/runs/t5x', None), ('gs://b/../[1]', None)],
+)  # fmt: skip
+def test_places_that_t5x_cannot_save_to(model_dir, reason):
+  if reason is None:
+    return orbax_paths.check_for_t5x(model_dir)
+  with pytest.raises(ValueError, match=reason):
+    orbax_paths.check_for_t5x(model_dir)
+  return None

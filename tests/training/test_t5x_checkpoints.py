@@ -238,7 +238,25 @@ def test_a_truncated_orbax_checkpoint_is_named(wide, tmp_path):
   files = [path for path in folder.rglob('d/*') if path.is_file()]
   largest = max(files, key=lambda path: path.stat().st_size)
   largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+  with pytest.raises(ValueError, match=r'_1 is damaged: state/.* bytes; [\d,]+ were saved'):
+    t5x_checkpoints.read(folder, spec=SPEC)
+  (folder / 'checksums.json').unlink()  # T5X itself writes none.
   with pytest.raises(ValueError, match=r'target/[\w/]+ cannot be read, float32\[\d+.*expected'):
+    t5x_checkpoints.read(folder, spec=SPEC)
+
+
+@pytest.mark.parametrize('layout', t5x_layouts.LAYOUTS)
+def test_exports_below_a_folder_of_any_name_and_flipped_bytes(wide, tmp_path, layout):
+  place = tmp_path / 'album [2024]' / 'back\\slash'
+  folder = t5x_checkpoints.write(place, wide[0], WIDE, SPEC, step=1, layout=layout)
+  got = t5x_checkpoints.read(folder, spec=SPEC).params
+  jax.tree.map(np.testing.assert_array_equal, got, wide[0])
+  files = [path for path in folder.rglob('*') if path.is_file()]
+  largest = max(files, key=lambda path: path.stat().st_size)
+  content = bytearray(largest.read_bytes())
+  content[len(content) // 2] ^= 1
+  largest.write_bytes(content)
+  with pytest.raises(ValueError, match=f'{largest.name} has its .* not those that were saved'):
     t5x_checkpoints.read(folder, spec=SPEC)
 
 
