@@ -19,7 +19,7 @@ import numpy as np
 from inference.prompts import AudioReader, embed_prompts, read_audio_file
 from inference.sampling import SamplingOptions, check_seed
 from models import tokens
-from models.musiccoca.inputs import check_audio, check_embeddings
+from models.musiccoca.inputs import check_audio, check_embeddings, check_finite
 from models.spec import LiveMusicSpec
 
 UNKNOWN = -1  # A context code that is not there yet.
@@ -69,14 +69,31 @@ class SessionState:
 
   @classmethod
   def load(cls, path: str | pathlib.Path) -> 'SessionState':
-    """Reads what `save` wrote."""
-    with np.load(path) as file:
-      return cls(
-        context=file['context'],
-        tail=file['tail'],
-        style=file.get('style'),
-        **json.loads(str(file['header'])),
-      )
+    """Reads what `save` wrote.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is damaged, or no saved session.
+    """
+    try:
+      with np.load(path) as file:
+        state = cls(
+          context=file['context'],
+          tail=file['tail'],
+          style=file.get('style'),
+          **json.loads(str(file['header'])),
+        )
+      check_seed(state.seed)
+      check_finite(state.tail, 'The newest frame')
+      if state.style is not None:
+        check_embeddings(state.style)
+    except FileNotFoundError:
+      raise
+    except Exception as error:  # Damage shows in many ways.
+      raise ValueError(
+        f'{path} is no whole session that `SessionState.save` wrote ({error}); start anew.'
+      ) from error
+    return state
 
 
 def crossfade_ramp(num_samples: int) -> np.ndarray:

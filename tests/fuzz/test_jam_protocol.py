@@ -94,7 +94,7 @@ def assert_same(taken, sent):
 
 
 @given(changed_messages([*VALID, HELLO]))
-@settings(500)
+@settings(300)
 def test_a_message_is_what_was_sent_or_is_refused_with_a_reason(data):
   text = data.decode(errors='surrogateescape')
   try:

@@ -30,7 +30,7 @@ class Style:
 @given(st.lists(
   st.sampled_from(TEXTS).flatmap(lambda text: mutations(text, head=len(text))), max_size=3
 ))  # fmt: skip
-@settings(150)
+@settings(80)
 def test_any_argument_is_a_finite_style_or_refused(damaged):
   texts = [prompt.data.decode(errors='surrogateescape') for prompt in damaged]
   try:
