@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from models import folder_marker
+from models import folder_lock
 from pipelines import startup
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -164,9 +164,9 @@ def main(argv: list[str] | None = None):
 
 
 def _run_all(output_dir: pathlib.Path, style: str, prompt: str):
-  folder_marker.mark(output_dir, 'demo')
   plan = stages(output_dir, style, prompt)
-  seconds = run(plan, output_dir / 'stages.json')
+  with folder_lock.locked(output_dir, 'demo'):
+    seconds = run(plan, output_dir / 'stages.json')
   print(f'\n{_summary(plan, seconds)}\n')
   print(f'Reports         {output_dir}/report/report.html')
   print(f'                {output_dir}/tuned_report/report.html')

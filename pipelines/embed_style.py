@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from models import folder_marker
+from models import folder_lock
 from models.musiccoca import MusicCoCa
 from pipelines.style_clips import find_tracks, whole_windows
 from preprocessing import outputs
@@ -58,15 +58,20 @@ def embed_catalog(
     FileNotFoundError: the model or the data are not there.
     ValueError: no track can be read.
   """
-  import pyarrow as pa
-  import pyarrow.parquet as pq
-
   outputs.check_folder(output_dir)
   model = MusicCoCa.load(style_model)
   tracks, _ = find_tracks(data_dir, split)
   folder = pathlib.Path(output_dir)
-  folder_marker.mark(folder, 'embed')
-  path = folder / EMBEDDINGS_FILE
+  with folder_lock.locked(folder, 'embed'):
+    return _write_table(model, style_model, tracks, data_dir, folder / EMBEDDINGS_FILE)
+
+
+def _write_table(
+  model: MusicCoCa, style_model: str, tracks: list[Any], data_dir: str, path: pathlib.Path
+) -> pathlib.Path:
+  import pyarrow as pa
+  import pyarrow.parquet as pq
+
   spec, problems, number = model.spec, [], 0
   schema = pa.schema(
     [

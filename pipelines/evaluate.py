@@ -19,7 +19,7 @@ from evaluation import excerpts, identity, token_stage, verdicts
 from evaluation.codec_stage import describe_codebooks, measure_codec
 from evaluation.learning_curves import read_curves
 from evaluation.report import Report, write_report
-from models import folder_marker
+from models import folder_lock
 from models.bundle import Bundle, check_tokens
 from models.spec import LiveMusicSpec
 from pipelines import evaluation_audio
@@ -78,38 +78,38 @@ def evaluate(
   folder = pathlib.Path(output_dir).expanduser()
   # A place that cannot be written ends the run here, not after all the work.
   outputs.check_folder(folder)
-  folder_marker.mark(folder, 'report')
-  store = Measurements(folder / MEASURED_FILE)
-  stage = Stages(report.stage_secs, store)
-  with stage.interruptible():
-    with stage('load'):
-      sources = load_sources(checkpoint_path, names)
-      spec, codec, style = _shared_parts(sources)
-      data = PreparedData.open(data_dir, spec, split)
-      data.check(codec, style)
-      data.count_training_codes(options.max_training_records)
-      clips = ClipStore(folder / CACHE_FOLDER, spec.sample_rate)
-      bench = Bench(sources, codec, style, spec, data, options, clips, report.skipped)
-      options = limit.pick(bench, report)
-      bench.options = options
-      report.identity = _identity(sources, codec, style, data)
-    with stage('token losses') as bar:
-      report.token_losses = _token_losses(bench, store, bar)
-    report.learning_curves = _learning_curves(sources)
-    with stage('codec') as bar:
-      report.codec = _codec(bench, store, report.skipped, bar)
-    evaluation_audio.listen(report, bench, store, stage)
-    report.skipped += data.problems
-    report.protocol = _protocol(options, data, report)
-    report.limits = verdicts.limits(report)
-    report.summary = verdicts.summary(report)
-    with stage('report'):
-      page = write_report(report, folder)
-    stage.close()
-  print(f'{page} ({page.stat().st_size / 1e6:.1f} MB)')
-  for line in report.summary:
-    print(f'  {line["text"]}')
-  return report
+  with folder_lock.locked(folder, 'report'):
+    store = Measurements(folder / MEASURED_FILE)
+    stage = Stages(report.stage_secs, store)
+    with stage.interruptible():
+      with stage('load'):
+        sources = load_sources(checkpoint_path, names)
+        spec, codec, style = _shared_parts(sources)
+        data = PreparedData.open(data_dir, spec, split)
+        data.check(codec, style)
+        data.count_training_codes(options.max_training_records)
+        clips = ClipStore(folder / CACHE_FOLDER, spec.sample_rate)
+        bench = Bench(sources, codec, style, spec, data, options, clips, report.skipped)
+        options = limit.pick(bench, report)
+        bench.options = options
+        report.identity = _identity(sources, codec, style, data)
+      with stage('token losses') as bar:
+        report.token_losses = _token_losses(bench, store, bar)
+      report.learning_curves = _learning_curves(sources)
+      with stage('codec') as bar:
+        report.codec = _codec(bench, store, report.skipped, bar)
+      evaluation_audio.listen(report, bench, store, stage)
+      report.skipped += data.problems
+      report.protocol = _protocol(options, data, report)
+      report.limits = verdicts.limits(report)
+      report.summary = verdicts.summary(report)
+      with stage('report'):
+        page = write_report(report, folder)
+      stage.close()
+    print(f'{page} ({page.stat().st_size / 1e6:.1f} MB)')
+    for line in report.summary:
+      print(f'  {line["text"]}')
+    return report
 
 
 def _shared_parts(sources: Sequence[Source]) -> tuple[LiveMusicSpec, Any, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from evaluation import codec_verdicts, identity
 from evaluation.codec_report import CodecReport, write_codec_report
-from models import folder_marker
+from models import folder_lock
 from pipelines.codec_bench import Bench, Contender
 from pipelines.codec_recordings import find_recordings, read_excerpts
 from pipelines.codec_training import WEIGHTS_FILE
@@ -99,40 +99,40 @@ def evaluate_codec(
   folder = pathlib.Path(output_dir).expanduser()
   # A place that cannot be written ends the run here, not after all the work.
   outputs.check_folder(folder)
-  folder_marker.mark(folder, 'report')
-  stage = _stages(report.stage_secs)
-  try:
-    with stage('load'):
-      contenders = load_codecs(codec, names, options)
-      recordings, described = find_recordings(data_dir, split)
-      store = Measurements(folder / MEASURED_FILE)
-      _say_what_is_there(folder, store)
-    with stage('measure'):
-      bench = Bench(contenders, store, options)
-      excerpts = read_excerpts(
-        recordings, bench.spec, report.skipped, number=options.num_tracks,
-        secs=options.excerpt_secs, start_secs=options.start_secs, code_secs=options.code_secs,
-        seed=options.seed,
-      )  # fmt: skip
-      bench.measure(excerpts, min(options.num_tracks, len(recordings)))
-      if not bench.places:
-        first = report.skipped[0]
-        raise ValueError(f'None of {len(recordings)} recordings is usable: {first["what"]}: '
-                         f'{first["why"]}')  # fmt: skip
-      bench.fill(report)
-    report.identity = _identity(contenders, described, len(recordings))
-    report.protocol = _protocol(options, bench)
-    with stage('listen'):
-      report.clips = bench.listen()
-    report.limits = codec_verdicts.limits(report)
-    report.summary = codec_verdicts.summary(report)
-    with stage('report'):
-      page = write_codec_report(report, folder)
-  except KeyboardInterrupt:
-    print('eval.py: interrupted; the same command goes on from here.', file=sys.stderr)
-    sys.exit(130)
-  _print(page, report)
-  return report
+  with folder_lock.locked(folder, 'report'):
+    stage = _stages(report.stage_secs)
+    try:
+      with stage('load'):
+        contenders = load_codecs(codec, names, options)
+        recordings, described = find_recordings(data_dir, split)
+        store = Measurements(folder / MEASURED_FILE)
+        _say_what_is_there(folder, store)
+      with stage('measure'):
+        bench = Bench(contenders, store, options)
+        excerpts = read_excerpts(
+          recordings, bench.spec, report.skipped, number=options.num_tracks,
+          secs=options.excerpt_secs, start_secs=options.start_secs, code_secs=options.code_secs,
+          seed=options.seed,
+        )  # fmt: skip
+        bench.measure(excerpts, min(options.num_tracks, len(recordings)))
+        if not bench.places:
+          first = report.skipped[0]
+          raise ValueError(f'None of {len(recordings)} recordings is usable: {first["what"]}: '
+                           f'{first["why"]}')  # fmt: skip
+        bench.fill(report)
+      report.identity = _identity(contenders, described, len(recordings))
+      report.protocol = _protocol(options, bench)
+      with stage('listen'):
+        report.clips = bench.listen()
+      report.limits = codec_verdicts.limits(report)
+      report.summary = codec_verdicts.summary(report)
+      with stage('report'):
+        page = write_codec_report(report, folder)
+    except KeyboardInterrupt:
+      print('eval.py: interrupted; the same command goes on from here.', file=sys.stderr)
+      sys.exit(130)
+    _print(page, report)
+    return report
 
 
 def load_codecs(

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from evaluation import identity, style_map, style_stage, style_verdicts
 from evaluation.style_report import StyleReport, write_style_report
-from models import folder_marker
+from models import folder_lock
 from models.musiccoca import MusicCoCa
 from pipelines.style_clips import Catalog, find_tracks, one_a_work, read_clips
 from pipelines.style_features import encoder_states, log_mel_statistics, speed
@@ -90,41 +90,41 @@ def evaluate_style(
   report.operative_config = operative_config() if operative_config else ''
   stage = _stages(report.stage_secs)
   outputs.check_folder(output_dir)
-  folder_marker.mark(output_dir, 'report')
-  with stage('load'):
-    model = MusicCoCa.load(style_model)
-    tracks, split = find_tracks(data_dir, split)
-    chosen = one_a_work(tracks, options.num_works, options.seed)
-    with tqdm(total=len(chosen), desc='audio', unit='track') as bar:
-      catalog = read_clips(chosen, model.spec, bar.update)
-    if len(catalog.tracks) < 2:
-      raise ValueError(f'{data_dir} has one readable work; retrieval needs at least two.')
-    report.skipped += catalog.problems
-  with stage('embed'):
-    places = ('middle', 'first', 'last')
-    audio = {name: model.embed_clips(getattr(catalog, name)) for name in places}
-    text = model.embed_text(catalog.captions)
-  with stage('retrieval, tags, tokens'):
-    _retrieve(report, catalog, audio, text)
-    _tag(report, model, catalog, audio['middle'])
-    tokens = (model.tokenize(audio['middle']), model.tokenize(text))
-    report.tokens = style_stage.token_rows(model.codebooks, audio['middle'], text, *tokens)
-    if options.measure_speed:
-      report.speed = speed(model)
-  with stage('probes'):
-    _probe(report, model, catalog, audio, depthformer, options)
-  with stage('map'):
-    report.map = _map(catalog, audio['middle'], options)
-  report.identity = _identity(model, style_model, data_dir, split, catalog)
-  report.protocol = _protocol(options, catalog)
-  report.limits = style_verdicts.limits(report)
-  report.summary = style_verdicts.summary(report)
-  with stage('report'):
-    page = write_style_report(report, output_dir)
-  print(f'{page} ({page.stat().st_size / 1e6:.1f} MB)')
-  for line in report.summary:
-    print(f'  {line["text"]}')
-  return report
+  with folder_lock.locked(output_dir, 'report'):
+    with stage('load'):
+      model = MusicCoCa.load(style_model)
+      tracks, split = find_tracks(data_dir, split)
+      chosen = one_a_work(tracks, options.num_works, options.seed)
+      with tqdm(total=len(chosen), desc='audio', unit='track') as bar:
+        catalog = read_clips(chosen, model.spec, bar.update)
+      if len(catalog.tracks) < 2:
+        raise ValueError(f'{data_dir} has one readable work; retrieval needs at least two.')
+      report.skipped += catalog.problems
+    with stage('embed'):
+      places = ('middle', 'first', 'last')
+      audio = {name: model.embed_clips(getattr(catalog, name)) for name in places}
+      text = model.embed_text(catalog.captions)
+    with stage('retrieval, tags, tokens'):
+      _retrieve(report, catalog, audio, text)
+      _tag(report, model, catalog, audio['middle'])
+      tokens = (model.tokenize(audio['middle']), model.tokenize(text))
+      report.tokens = style_stage.token_rows(model.codebooks, audio['middle'], text, *tokens)
+      if options.measure_speed:
+        report.speed = speed(model)
+    with stage('probes'):
+      _probe(report, model, catalog, audio, depthformer, options)
+    with stage('map'):
+      report.map = _map(catalog, audio['middle'], options)
+    report.identity = _identity(model, style_model, data_dir, split, catalog)
+    report.protocol = _protocol(options, catalog)
+    report.limits = style_verdicts.limits(report)
+    report.summary = style_verdicts.summary(report)
+    with stage('report'):
+      page = write_style_report(report, output_dir)
+    print(f'{page} ({page.stat().st_size / 1e6:.1f} MB)')
+    for line in report.summary:
+      print(f'  {line["text"]}')
+    return report
 
 
 def _stages(seconds: dict[str, float]) -> Callable[[str], Any]:

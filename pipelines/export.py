@@ -8,7 +8,7 @@ import pathlib
 import jax
 import numpy as np
 
-from models import assets
+from models import assets, folder_lock
 from models.bundle import save_bundle
 from pipelines import startup
 from pipelines.checkpoint_sources import (
@@ -123,9 +123,9 @@ def export_run(
   folder = pathlib.Path(output_dir) / f'checkpoint_{step}'
   if folder.exists():
     raise FileExistsError(f'{folder} exists; remove it or choose another folder.')
-  _write_model_file(pathlib.Path(output_dir), source)
   state = TrainState(step=np.int32(step), params=source.bundle.params, opt_state=opt_state, aux={})
-  with Checkpoints(output_dir) as checkpoints:
+  with folder_lock.locked(output_dir, 'run'), Checkpoints(output_dir) as checkpoints:
+    _write_model_file(pathlib.Path(output_dir), source)
     checkpoints.save(state, {'next_batch': 0})
   return folder, notes
 

@@ -19,7 +19,7 @@ from typing import Any
 from evaluation.memorization import GateOptions
 from inference.prompts import lone_prompt
 from inference.sampling import check_seed
-from models import adapters, folder_marker
+from models import adapters, folder_lock, folder_marker
 from models.adapted import METHODS
 from models.bundle import Bundle
 from pipelines import finetune_choice, finetune_plan, gin_config, initial_params, runs
@@ -242,7 +242,15 @@ def finetune(
   outputs.check_folder(output_dir)
   source = load_source(base)
   options = _for_size(options, source.bundle)
-  folder_marker.mark(output_dir, 'finetune')
+  with folder_lock.locked(output_dir, 'finetune'):
+    return _finetune(catalog, output_dir, base, source, options, began)
+
+
+def _finetune(
+  catalog: str | pathlib.Path, output_dir: pathlib.Path, base: str, source: Source,
+  options: FinetuneOptions, began: float,
+) -> FinetuneResult:  # fmt: skip
+  """Goes through the stages; what is done is not done again."""
   progress = _Progress(output_dir, source, options)
   data_dir = _prepare(_full(catalog), output_dir, source.bundle)
   identity = {field: getattr(source.bundle, field) for field in IDENTITY_FIELDS}

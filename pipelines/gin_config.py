@@ -15,7 +15,6 @@ from typing import Any
 
 import gin
 from gin import config as gin_internals
-from models import folder_marker
 from pipelines import gin_kinds, gin_values
 from pipelines.gin_files import GIN_HOME, ROOT, GinError, GinReader, nearest
 from preprocessing import files as file_paths
@@ -260,26 +259,28 @@ def run(**arguments: Any) -> Any:
   arguments = {name: value for name, value in arguments.items() if value not in (None, False)}
   for name in set(arguments) - takes - {'dry_run', 'operative_config'}:
     raise GinError(f'{function.__name__} takes no {name}.')
-  from training.hosts import is_first
+  from training.hosts import is_first, only_run_in
 
   if arguments.get('dry_run'):
     if 'dry_run' not in takes:
       print(config())
       return None
     arguments['on_start'] = lambda: print(operative_config())
-  elif not arguments.get('precompile'):
-    folder = macro_value('MODEL_DIR')
-    if folder and 'on_start' in takes and is_first():
-      arguments['on_start'] = _config_writer(pathlib.Path(folder))
   if 'operative_config' in takes:
     arguments.setdefault('operative_config', config())
   _check_devices()  # Before the feed is built, which takes long.
-  return function(**arguments)
+  folder = macro_value('MODEL_DIR')
+  writes_nothing = arguments.get('dry_run') or arguments.get('precompile')
+  if writes_nothing or not folder or 'on_start' not in takes:
+    return function(**arguments)
+  with only_run_in(folder):
+    if is_first():
+      arguments['on_start'] = _config_writer(pathlib.Path(folder))
+    return function(**arguments)
 
 
 def _config_writer(folder: pathlib.Path) -> Callable[[], Any]:
   """Writes config.gin at once; the function that it returns writes the operative one."""
-  folder_marker.mark(folder, 'run')
   (folder / CONFIG_FILE).write_text(config(), encoding='utf-8')
   path = folder / OPERATIVE_CONFIG_FILE
   return lambda: path.write_text(operative_config(), encoding='utf-8')

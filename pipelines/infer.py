@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from inference import SamplingOptions
 from inference.sampling import check_seed
-from models import folder_marker, tokens
+from models import folder_lock, folder_marker, tokens
 from models.bundle import Bundle, check_tokens
 from models.spec import LiveMusicSpec
 from pipelines.checkpoint_sources import load_source
@@ -78,24 +78,25 @@ def infer(
   outputs.check_folder(folder)
   bundle = load_source(checkpoint_path).bundle
   _check_identity(bundle, token_identity(data_dir))
-  folder_marker.mark(folder, 'infer')
-  if operative_config is not None and shard_id == 0:
-    (folder / 'config.gin').write_text(operative_config(), encoding='utf-8')
-  output = folder / f'{_TASK_NAME}-{mode}.jsonl-{shard_id:05}-of-{num_shards:05}'
-  if output.exists():
-    print(f'{output} is complete; delete it to make it anew.')
+  part = f'{shard_id:05}-of-{num_shards:05}'
+  with folder_lock.locked(folder, 'infer', part):
+    if operative_config is not None and shard_id == 0:
+      (folder / 'config.gin').write_text(operative_config(), encoding='utf-8')
+    output = folder / f'{_TASK_NAME}-{mode}.jsonl-{part}'
+    if output.exists():
+      print(f'{output} is complete; delete it to make it anew.')
+      return output
+    examples = _examples(data_dir, bundle.spec, split, batch_size, num_examples)
+    own = (example for example in examples if example[0] % num_shards == shard_id)
+    write = None
+    if mode == 'score':
+      work = Scoring(bundle)
+    else:
+      write = _audio_writer(bundle, folder / f'{_TASK_NAME}-{mode}-audio') if write_audio else None
+      work = Prediction(bundle, sampling or SamplingOptions(), seed)
+    number = _write_lines(output, own, batch_size, work, write)
+    print(f'{output}: {number} examples.')
     return output
-  examples = _examples(data_dir, bundle.spec, split, batch_size, num_examples)
-  own = (example for example in examples if example[0] % num_shards == shard_id)
-  write = None
-  if mode == 'score':
-    work = Scoring(bundle)
-  else:
-    write = _audio_writer(bundle, folder / f'{_TASK_NAME}-{mode}-audio') if write_audio else None
-    work = Prediction(bundle, sampling or SamplingOptions(), seed)
-  number = _write_lines(output, own, batch_size, work, write)
-  print(f'{output}: {number} examples.')
-  return output
 
 
 class Prediction:

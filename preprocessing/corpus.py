@@ -16,7 +16,7 @@ from absl import logging
 from etils import epath
 from tqdm import tqdm
 
-from models import folder_marker
+from models import folder_lock
 from preprocessing import (
   dataset,
   features,
@@ -183,8 +183,16 @@ def prepare_corpus(options: PrepareOptions, load_models: Callable | None = None)
   settings = parts.TokenSettings(
     codec.content_hash, style.content_hash, options.clips, options.limits
   )
-  folder_marker.mark(output, 'prepare')
+  with folder_lock.locked(output, 'prepare'):
+    return _prepare(options, settings, loader, output)
 
+
+def _prepare(
+  options: PrepareOptions,
+  settings: parts.TokenSettings,
+  loader: Callable,
+  output: pathlib.Path | epath.Path,
+) -> Prepared:
   # Which files there are, and what their tags say.
   tracks, rejects = _read_tracks(options, output)
 

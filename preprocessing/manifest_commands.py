@@ -6,6 +6,7 @@ import os
 
 from tqdm import tqdm
 
+from models import folder_lock
 from preprocessing import files, manifest, manifest_build, manifest_stats, scan, splits
 
 VERBS = ('build', 'check', 'stats')
@@ -28,6 +29,11 @@ def build(options: manifest_build.BuildOptions, held_out: SplitOptions, output_d
   """
   splits.check_fractions(held_out.validation_fraction, held_out.test_fraction)
   output = files.absolute(output_dir)
+  with folder_lock.locked(output, 'prepare'):
+    return _build(options, held_out, output)
+
+
+def _build(options: manifest_build.BuildOptions, held_out: SplitOptions, output: str) -> str:
   earlier = f'{output}/{manifest.MANIFEST_FILE}'
   known = manifest.read_manifest(earlier) if _exists(earlier) else []
   with tqdm(desc='reading files', unit='file', smoothing=0.05) as bar:

@@ -1,19 +1,23 @@
 """Several processes that train as one: how they find each other, and agree on when to stop."""
 
+import contextlib
 import glob
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from models import folder_lock
 from training.stopping import StopRequest
 
 _NO, _BUDGET, _SIGNAL = 0, 1, 2
 _LONGEST_TEXT = 1000  # Bytes of what processes tell each other.
+# Folders that the processes of this run have agreed to work in.
+_locked: set[str] = set()
 
 
 def initialize(
@@ -72,6 +76,34 @@ def _on_tpu() -> bool:
 def is_first() -> bool:
   """Whether this process is the one that writes what is written once."""
   return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def only_run_in(folder: str | os.PathLike, kind: str = 'run') -> Iterator[None]:
+  """Holds the lock of a folder; of several processes the first does, and all end if it may not.
+
+  Raises:
+    FolderInUseError: another run works there.
+    OSError: the folder cannot be made or written.
+  """
+  name = os.path.abspath(folder)
+  if jax.process_count() == 1 or name in _locked:
+    with folder_lock.locked(folder, kind) if is_first() else contextlib.nullcontext():
+      yield
+    return
+  with contextlib.ExitStack() as held:
+    refusal: Exception | None = None
+    if is_first():
+      try:
+        held.enter_context(folder_lock.locked(folder, kind))
+      except (ValueError, OSError) as error:
+        refusal = error
+    why = first_of_all(lambda index, count: refusal and str(refusal))
+    if why:
+      raise refusal or folder_lock.FolderInUseError(why)
+    _locked.add(name)
+    held.callback(_locked.discard, name)
+    yield
 
 
 def to_host(tree: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +30,26 @@ Evaluator = Callable[[TrainState], Iterable[tuple[str, float]]]
 Derived = Callable[[Mapping[str, float]], Mapping[str, float]]
 
 
+def _checked_and_alone(function: Callable[..., TrainState]) -> Callable[..., TrainState]:
+  """Checks the numbers of a run, then holds the lock of its `model_dir` while it lasts."""
+  signature = inspect.signature(function)
+  least = {
+    'total_steps': 0, 'log_period': 1, 'eval_period': 0, 'checkpoint_period': 1,
+    'keep_checkpoints': 1,
+  }  # fmt: skip
+
+  @functools.wraps(function)
+  def locked(*args: Any, **kwargs: Any) -> TrainState:
+    given = signature.bind(*args, **kwargs)
+    given.apply_defaults()
+    check_numbers(**{name: (given.arguments[name], number) for name, number in least.items()})
+    with hosts.only_run_in(given.arguments['model_dir']):
+      return function(*args, **kwargs)
+
+  return locked
+
+
+@_checked_and_alone
 def train(
   trainable: Any,
   feed: Any,
@@ -98,11 +119,8 @@ def train(
       than is borne; names the step.
     ValueError: a number of steps or checkpoints is too small.
     DiskError: a file could not be written; the newest checkpoint is whole.
+    FolderInUseError: another run works in `model_dir`.
   """
-  check_numbers(
-    total_steps=(total_steps, 0), log_period=(log_period, 1), eval_period=(eval_period, 0),
-    checkpoint_period=(checkpoint_period, 1), keep_checkpoints=(keep_checkpoints, 1),
-  )  # fmt: skip
   stop = StopRequest(time_budget_secs)
   agreed = hosts.AgreedStop(stop)
   meter = Meter(
