@@ -243,8 +243,34 @@ def write_rejects(path: str | os.PathLike, rejects: Iterable[Reject]):
 
 
 def read_rejects(path: str | os.PathLike) -> list[Reject]:
-  """What `write_rejects` wrote."""
-  return [Reject(**json.loads(line)) for line in files.read_bytes(path).splitlines()]
+  """What `write_rejects` wrote.
+
+  Raises:
+    ManifestError: lists all faults by line and column.
+  """
+  rejects, faults = [], []
+  for number, line in enumerate(files.read_bytes(path).split(b'\n'), 1):
+    if not line.strip():
+      continue
+    row, wrong = parse_json_line(line, number)
+    if not wrong:
+      names = [field.name for field in dataclasses.fields(Reject)]
+      wrong = [
+        Fault(number, name, f'unknown field; fields are {", ".join(names)}')
+        for name in row
+        if name not in names
+      ]
+      wrong += [
+        Fault(number, name, f'{row.get(name)!r} is not a text')
+        for name in names
+        if not isinstance(row.get(name, '' if name == 'detail' else None), str)
+      ]
+    faults += wrong
+    if not wrong:
+      rejects.append(Reject(**row))
+  if faults:
+    raise ManifestError(path, faults)
+  return rejects
 
 
 def json_line(row: Any) -> bytes:

@@ -16,9 +16,11 @@ import json
 import multiprocessing
 import os
 import pathlib
+import re
 import signal
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -319,10 +321,31 @@ def _appending(journal: str | None, settings: ScanSettings) -> Iterator[Callable
 
     def append(found: Scanned):
       values = {'settings': head, **dataclasses.asdict(found)}
-      file.write(json.dumps(values).encode() + b'\n')
+      file.write(_with_checksum(json.dumps(values).encode()) + b'\n')
       file.flush()
 
     yield append
+
+
+def _with_checksum(line: bytes) -> bytes:
+  """Adds a field 'crc' to a JSON object: the CRC-32 of the object without it."""
+  return line[:-1] + b', "crc": %d}' % zlib.crc32(line)
+
+
+def _checked(line: bytes) -> bytes:
+  """What `_with_checksum` was given; raises ValueError where a byte of it is another."""
+  found = re.fullmatch(rb'(.*), "crc": (\d{1,10})\}', line.strip(), re.DOTALL)
+  if not found or zlib.crc32(found[1] + b'}') != int(found[2]):
+    raise ValueError('The line is damaged.')
+  return found[1] + b'}'
+
+
+def _is_damaged(line: bytes) -> bool:
+  try:
+    _checked(line)
+  except ValueError:
+    return bool(line.strip())
+  return False
 
 
 def _head(settings: ScanSettings) -> dict[str, Any]:
@@ -336,21 +359,28 @@ def _head(settings: ScanSettings) -> dict[str, Any]:
 def _read_journal(journal: str, settings: ScanSettings) -> dict[str, Scanned]:
   """What was found before under the same settings, by path; later lines count.
 
-  Says how many files were read by another version of the program, whose measurements or
-  fingerprints cannot be compared with the ones of now.
+  Says how many lines are damaged, and how many files were read by another version of the program,
+  whose measurements or fingerprints cannot be compared with the ones of now.
   """
   known: dict[str, Scanned] = {}
   others: dict[str, str] = {}
+  num_damaged = 0
   try:
     with open(journal, 'rb') as file:
       for line in file:
         found = _parse(line, settings)
         if found is not None:
           known[found.path] = found
+        elif other := _other_version(line, settings):
+          others.update(other)
         else:
-          others.update(_other_version(line, settings))
+          num_damaged += _is_damaged(line)
   except FileNotFoundError:
     pass
+  if num_damaged:
+    logging.warning(
+      '%s: %d lines are damaged or cut short; their files are read again.', journal, num_damaged
+    )
   others = {path: what for path, what in others.items() if path not in known}
   if others:
     tqdm.write(
@@ -382,7 +412,7 @@ def _other_version(line: bytes, settings: ScanSettings) -> dict[str, str]:
 
 def _parse(line: bytes, settings: ScanSettings | None) -> Scanned | None:
   try:
-    values = json.loads(line)
+    values = json.loads(_checked(line))
     head = values.pop('settings')
     if head['format'] != _FORMAT or (settings is not None and head != _head(settings)):
       return None
