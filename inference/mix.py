@@ -10,6 +10,7 @@ import numpy as np
 from inference.prompts import PromptError, parse_prompt, split_weight
 from inference.protocol import MAX_PROMPTS, MAX_WEIGHT, ProtocolError
 from inference.sampling import SamplingOptions
+from models.figures import exact
 
 # How sharply weights fall with the distance, and within which distance a prompt stands alone.
 _SHARPNESS = 3.0
@@ -126,7 +127,8 @@ def on_a_ring(texts: Sequence[str]) -> tuple[MixPrompt, ...]:
     weight = prompt.weight if weighted else float(i == 0)
     if weight > MAX_WEIGHT:
       raise ProtocolError(
-        f'The prompt {texts[i]!r} has the weight {weight:g}, which is not in 0..{MAX_WEIGHT:g}.'
+        f'The prompt {texts[i]!r} has the weight {exact(weight)}, which is not in '
+        f'0..{MAX_WEIGHT:g}.'
       )
     angle = 2 * math.pi * i / len(texts) - math.pi / 2
     x, y = 0.5 + 0.36 * math.cos(angle), 0.5 + 0.36 * math.sin(angle)

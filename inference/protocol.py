@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from inference.sampling import MAX_SEED
+from models.figures import apart, exact
 from models.musiccoca.inputs import (
   MAX_PROMPT_CHARS,
   StyleError,
@@ -185,13 +186,13 @@ def parse_message(text: str, limits: Limits) -> dict[str, Any]:
     secs = checked['samples'] / checked['sample_rate']
     if secs > limits.max_upload_secs:
       raise ProtocolError(
-        f'{secs:.1f} s of audio are more than the {limits.max_upload_secs:g} s that an upload may '
-        'have; send a part of it.',
+        f'{apart(secs, limits.max_upload_secs, 1)} s of audio are more than the '
+        f'{limits.max_upload_secs:g} s that an upload may have; send a part of it.',
         'too_large',
       )
   elif kind == 'buffer' and checked['secs'] > limits.max_buffer_secs:
     raise ProtocolError(
-      f'buffer.secs={checked["secs"]:g} is not in 0.25..{limits.max_buffer_secs:g}.'
+      f'buffer.secs={exact(checked["secs"])} is not in 0.25..{limits.max_buffer_secs:g}.'
     )
   return {'type': kind, **checked}
 
@@ -335,7 +336,7 @@ def _check_value(where: str, value: Any, field: _Field) -> Any:
   size = value if numeric else len(value)
   if not field.low <= size <= field.high or (numeric and not math.isfinite(size)):
     what = where if numeric else f'the length of {where}'
-    raise ProtocolError(f'{what} is {size:g}, which is not in {field.low:g}..{field.high:g}.')
+    raise ProtocolError(f'{what} is {exact(size)}, which is not in {field.low:g}..{field.high:g}.')
   if field.kind is str:
     _check_text(where, value)
   return value

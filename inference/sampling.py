@@ -8,6 +8,8 @@ import dataclasses
 import math
 import numbers
 
+from models.figures import exact
+
 MAX_SEED = 2**32 - 1  # JAX makes its keys of 32 bits: others would play as a seed in this range.
 
 
@@ -50,11 +52,11 @@ class SamplingOptions:
       if not math.isfinite(value) or value < 0:
         raise ValueError(f'{field.name}={value} is not a finite number of at least 0.')
       if value > _MOST.get(field.name, math.inf):
-        raise ValueError(f'{field.name}={value:g} is above {_MOST[field.name]:g}.')
+        raise ValueError(f'{field.name}={exact(value)} is above {_MOST[field.name]:g}.')
     if 0 < self.temperature < _LEAST_TEMPERATURE:
       raise ValueError(
-        f'temperature={self.temperature:g} is not 0 and below {_LEAST_TEMPERATURE:g}; 0 takes the '
-        'most probable token.'
+        f'temperature={exact(self.temperature)} is not 0 and below {_LEAST_TEMPERATURE:g}; 0 takes '
+        'the most probable token.'
       )
     if int(self.top_k) != self.top_k:
       raise ValueError(f'top_k={self.top_k} is not a whole number.')

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from models.figures import apart
 from models.spec import LiveMusicSpec
 from preprocessing.audio import AudioError, read_audio, read_header
 from preprocessing.manifest import MANIFEST_FILE, find_audio_files, read_manifest
@@ -134,7 +135,8 @@ def read_excerpt(
   audio = read_audio(recording.path, rate, channels, start, secs)
   beginning = read_audio(recording.path, rate, channels, 0.0, code_secs)
   if len(audio) < LEAST_SECS * rate:
-    raise AudioError('too_short', f'{len(audio) / rate:.2f} s are shorter than {LEAST_SECS:g} s.')
+    secs = apart(len(audio) / rate, LEAST_SECS, 2)
+    raise AudioError('too_short', f'{secs} s are shorter than {LEAST_SECS:g} s.')
   if not (np.isfinite(audio).all() and np.isfinite(beginning).all()):
     raise AudioError('not_finite', 'it holds NaN or infinite samples.')
   if np.abs(audio).max() < _SILENCE:

@@ -11,6 +11,7 @@ import jax
 from models import adapters
 from models.adapted import METHODS, AdaptedModel, language_model
 from models.depthformer import flops
+from models.figures import apart, at_least, hours, times
 from models.record_shards import TokenFolder, find_token_folder
 from models.spec import LiveMusicSpec
 from pipelines.device_peak import device_peak
@@ -102,16 +103,19 @@ class Plan:
   def __str__(self) -> str:
     catalog, run, spec = self.catalog, self.run, language_model(self.run.trainable).spec
     tokens = round(catalog.train_secs * spec.frame_rate) * spec.target_levels
-    epochs = run.total_steps * run.batch_size * spec.chunk_secs / max(catalog.train_secs, 1e-9)
+    seen = 'there is no music to train on'
+    if catalog.train_secs >= spec.chunk_secs:
+      shown_secs = run.total_steps * run.batch_size * spec.chunk_secs
+      seen = f'every target {times(shown_secs / catalog.train_secs)} times'
     set_aside = ', '.join(f'{n} {why}' for why, n in catalog.rejects.items()) or 'none'
     total = self.prepare_secs + self.train_secs + self.judge_secs
     budget = '' if run.budget_secs is None else f' of {run.budget_secs / 3600:g} h'
     rows = [
       ('tracks', f'{catalog.tracks}, {catalog.train_tracks} to train on'),
-      ('music', f'{catalog.secs / 3600:.2f} h, {catalog.train_secs / 3600:.2f} h to train on'),
+      ('music', f'{hours(catalog.secs)}, {hours(catalog.train_secs)} to train on'),
       ('set aside', set_aside if catalog.prepared else f'{set_aside} so far (nothing is decoded)'),
       ('tokens to train on', f'{tokens:,} of {spec.target_levels} levels'),
-      ('steps', f'{run.total_steps} of {run.batch_size} examples: every target {epochs:.1f} times'),
+      ('steps', f'{run.total_steps} of {run.batch_size} examples: {seen}'),
       ('method', f'{run.method}: {self.trained:,} of {self.whole:,} numbers are trained'),
       ('memory', f'{_size(self.memory)} counted, {_size(self.available)} there'),
       ('time, about', f'prepare {_time(self.prepare_secs)}, train {_time(self.train_secs)}, judge '
@@ -243,14 +247,16 @@ def _refusals(plan: Plan, step_secs: float) -> list[str]:
       f'long one into {_LEAST_TRACKS} files of different works.'
     )
   elif catalog.train_secs < spec.chunk_secs:
+    secs = apart(catalog.train_secs, spec.chunk_secs, 1)
     found.append(
-      f'{catalog.train_secs:.1f} s of music to train on are less than one chunk of '
-      f'{spec.chunk_secs:g} s. Add music.'
+      f'{secs} s of music to train on are less than one chunk of {spec.chunk_secs:g} s. Add music.'
     )
-  if plan.memory > _RESERVED * plan.available:
+  room = _RESERVED * plan.available
+  if plan.memory > room:
     found.append(
-      f'{_size(plan.memory)} are needed and {_size(plan.available)} are there. '
-      f'{_smaller(run, _RESERVED * plan.available)}'
+      f'{apart(plan.memory / 2**30, room / 2**30, 2)} GiB are needed and {_size(room)} may be '
+      f'used ({_RESERVED:.0%} of the {_size(plan.available)} that are there). '
+      f'{_smaller(run, room)}'
     )
   if run.budget_secs is not None:
     left = run.budget_secs - plan.prepare_secs - plan.judge_secs
@@ -259,7 +265,7 @@ def _refusals(plan: Plan, step_secs: float) -> list[str]:
       found.append(
         f'a budget of {run.budget_secs / 3600:g} h leaves no time to train: preparation and report '
         f'take about {_time(plan.prepare_secs + plan.judge_secs)}. All {run.total_steps} steps '
-        f'need --hours_budget={needed:.2g}.'
+        f'need --hours_budget={at_least(needed)}.'
       )
   return found
 

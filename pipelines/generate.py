@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from inference import LiveSession, PromptError, SamplingOptions, parse_prompts
 from inference.sampling import check_seed
+from models.figures import exact
 from models.musiccoca.inputs import MIN_PROMPT_SECS, StyleError, check_audio
 from models.spec import LiveMusicSpec
 
@@ -105,7 +106,7 @@ def check_secs(secs: float):
     raise ValueError(f'secs={secs} is not a number above 0.')
   if secs > MAX_SECS:
     raise ValueError(
-      f'secs={secs:g} is above {MAX_SECS}: a WAV file of 4 GiB holds {MAX_SECS // 3600} h. '
+      f'secs={exact(secs)} is above {MAX_SECS}: a WAV file of 4 GiB holds {MAX_SECS // 3600} h. '
       'Generate parts, each with --continue_from the part before.'
     )
 

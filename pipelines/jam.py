@@ -11,6 +11,7 @@ import webbrowser
 from collections.abc import Callable, Sequence
 
 from models.bundle import Bundle
+from models.figures import exact
 
 PROMPTS = ('church organ', 'techno drums')
 _MAX_TOKEN_CHARS = 256  # As many as `hello` takes.
@@ -120,7 +121,7 @@ def check_options(
 
   most = Limits().max_buffer_secs
   if not 0.25 <= buffer_secs <= most:
-    raise ValueError(f'buffer_secs={buffer_secs:g} is not in 0.25..{most:g}.')
+    raise ValueError(f'buffer_secs={exact(buffer_secs)} is not in 0.25..{most:g}.')
   if max_players < 1:
     raise ValueError(f'max_players={max_players} must be at least 1.')
   if max_batch < 1 or max_batch & (max_batch - 1):

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from models.depthformer import DepthformerModel, flops
+from models.figures import percent_apart
 from pipelines import gin_config, plan_compile, plan_search, runs
 from pipelines.plan_chips import Slice, parse_topology
 from pipelines.plan_compile import Compiled
@@ -154,7 +155,8 @@ def _memory_text(memory: StepMemory, place: Slice, compiled: Compiled | None, fi
   lines = ['Memory of a chip, GiB']
   lines += [f'  {name:<24}{size / _GIB:9.3f}  {note}'.rstrip() for name, size, note in rows]
   verdict = 'FITS' if fits else 'DOES NOT FIT'
-  lines.append(f'  {verdict}: {peak / place.chip.memory_bytes:.0%}, {_source(compiled)}.')
+  share = percent_apart(peak / place.chip.memory_bytes, 1)
+  lines.append(f'  {verdict}: {share}, {_source(compiled)}.')
   if compiled:
     counted = dataclasses.replace(memory, scale=1.0).peak / _GIB
     lines.append(f'  (counted without compiling: {counted:.2f} GiB; scale {memory.scale:.2f})')

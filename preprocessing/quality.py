@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from models.figures import apart, percent_apart
 from preprocessing import audio, measurement
-from preprocessing.figures import apart, percent_apart
 from preprocessing.measurement import Measurement
 
 REASONS = {

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from models.figures import apart
 from training.metrics import values_by_step
 
 HELD_OUT = 'training_eval/held_out/loss_per_nonpadding_target_token'
@@ -45,10 +46,10 @@ class StoppingRule:
       value = values[step]
       above = value - lowest
       if self.max_worsening and (not math.isfinite(value) or above > self.max_worsening):
-        return (
-          f'it diverges: the held-out loss is {value:.4f} at step {step}, {lowest:.4f} at step '
-          f'{lowest_step}'
-        )
+        before = '' if lowest_step is None else (
+          f', {lowest:.4f} at step {lowest_step}'
+        )  # fmt: skip
+        return f'it diverges: the held-out loss is {apart(value, lowest, 4)} at step {step}{before}'
       if value < lowest - self.min_gain:
         lowest, lowest_step, without_gain = value, step, 0
       else:

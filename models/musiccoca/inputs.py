@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from models.figures import apart
+
 MAX_PROMPT_CHARS = 500
 # Shorter audio says next to nothing in a window of 10 s.
 MIN_PROMPT_SECS = 0.1
@@ -118,9 +120,8 @@ def check_audio(
   if not len(audio):
     raise StyleError(f'{what} holds no samples.')
   if len(audio) < min_secs * sample_rate:
-    raise StyleError(
-      f'{what} has {len(audio) / sample_rate:.3g} s of audio; at least {min_secs:g} s are needed.'
-    )
+    secs = apart(len(audio) / sample_rate, min_secs, 2)
+    raise StyleError(f'{what} has {secs} s of audio; at least {min_secs:g} s are needed.')
   check_finite(audio, what, sample_rate)
   peak = check_peak(audio, what)
   if peak < _SILENT_PEAK:

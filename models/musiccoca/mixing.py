@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from models.figures import exact
 from models.musiccoca.inputs import StyleError, check_embeddings, check_weights
 
 KINDS = ('linear', 'spherical')
@@ -52,7 +53,7 @@ def interpolate(
   for style in (start, end):
     check_embeddings(style, 'A style of the path')
   if not 0 <= fraction <= 1:
-    raise StyleError(f'The fraction {fraction:g} is not in 0..1.')
+    raise StyleError(f'The fraction {exact(fraction)} is not in 0..1.')
   if kind not in KINDS:
     raise StyleError(f'The kind of path {kind!r} is not one of {list(KINDS)}.')
   if kind == 'linear':

@@ -1,6 +1,7 @@
 """A catalog and a base model to a tuned bundle, with stand-ins for codec and style model."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import pathlib
@@ -272,7 +273,9 @@ def test_plan_counts_and_refuses(tuned, bases, tmp_path, catalog):
   assert plan.trained == plan.whole > plan.available * 0
   text = str(plan)
   assert f'8 of 2 examples: every target {8 * 2 * 2 / 40:.1f} times' in text
-  assert f'{40 * 25 * 16:,} of 16 levels' in text
+  assert f'{40 * 25 * 16:,} of 16 levels' in text and '40 s to train on' in text
+  empty = dataclasses.replace(plan, catalog=dataclasses.replace(plan.catalog, train_secs=0.0))
+  assert '8 of 2 examples: there is no music to train on' in str(empty)
   lora = finetune.plan(
     catalog, tmp_path / 'out', bases[0], _options(method='lora', rank=1, hours_budget=1e-4)
   )

@@ -8,7 +8,7 @@ import soundfile
 import soxr
 
 from evaluation import signal_health
-from preprocessing import audio, figures, quality
+from preprocessing import audio, quality
 
 RATE = 48_000
 
@@ -77,19 +77,6 @@ def test_short_and_long_files(tmp_path):
   soundfile.write(path, _music(3), RATE)
   assert _reason(path) == 'too_short'
   assert _reason(path, max_secs=2) == 'too_long'
-
-
-@pytest.mark.parametrize(
-  'value, limit, digits, text',
-  [
-    (3.996, 4.0, 2, '3.996'), (3.9, 4.0, 2, '3.90'), (4.0, 4.0, 2, '4.00'),
-    (4 - 1e-9, 4.0, 2, '3.999999999'), (-np.inf, -50.0, 1, '-inf'), (0.4, 0.6, 0, '0'),
-    (3999.7, 4000.0, 0, '3999.7'),
-  ],
-)  # fmt: skip
-def test_figures_differ_where_the_numbers_do(value, limit, digits, text):
-  assert figures.apart(value, limit, digits) == text
-  assert figures.percent_apart(0.0100004, 0.01, 1) == '1.00004%'
 
 
 def test_a_length_just_below_the_limit_is_told_as_such(tmp_path):

@@ -22,6 +22,7 @@ from training.metrics import values_by_step
     ([5, 5.1, 5.2, 5.3], StoppingRule(0, 0, 1), None),
     ([5, 4, 4.6], StoppingRule(0, 0, 0.5), 'diverges: the held-out loss is 4.6000 at step 20'),
     ([5, math.nan], StoppingRule(9, 0, 0.5), 'diverges'),
+    ([math.nan], StoppingRule(9, 0, 0.5), 'diverges: the held-out loss is nan at step 0$'),
     ([5, 9, 9.5], StoppingRule(9, 0, 0), None),
     ([], StoppingRule(), None),
   ],
