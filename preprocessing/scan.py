@@ -378,8 +378,9 @@ def _read_journal(journal: str, settings: ScanSettings) -> dict[str, Scanned]:
   except FileNotFoundError:
     pass
   if num_damaged:
-    logging.warning(
-      '%s: %d lines are damaged or cut short; their files are read again.', journal, num_damaged
+    tqdm.write(
+      f'{journal}: {num_damaged} lines are damaged or cut short; their files are read again.',
+      file=sys.stderr,
     )
   others = {path: what for path, what in others.items() if path not in known}
   if others:
