@@ -10,6 +10,7 @@ kept). Cases, one line of JSON each:
   song, both ways round.
 - false: joins of different works among everything of the above, drones and tracks of common drum
   loops; goal: 0. And the largest share of landmarks of different tracks, by kind of change.
+- crowd: how many of the changed tracks are joined in a corpus that is up to 64 times as large.
 - cost: CPU time of a fingerprint against the rest of the scan of a FLAC file; bytes a minute; CPU
   time a track of the search among a fourth, a half and all of the tracks.
 
@@ -37,7 +38,7 @@ from preprocessing.fingerprint import Fingerprint, Fingerprinter, fingerprint
 
 RATE = 48_000
 _TIME_BASE = fractions.Fraction(1, RATE)
-CASES = ('true', 'disc', 'false', 'cost')
+CASES = ('true', 'disc', 'false', 'crowd', 'cost')
 
 
 def coded(codec: str, container: str, bit_rate: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -129,6 +130,10 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
   **{f'pitch {step:+d}': lambda x, s=step: at_pitch(x, s) for step in (-2, -1, 1, 2)},
   'mp3 64 kbit/s of speed 1.05': lambda x: CHANGES['mp3 64 kbit/s'](at_speed(x, 1.05)),
 }
+
+
+# Kinds of which it is told what is left of them in large corpora.
+CROWD_CHANGES = ('mp3 96 kbit/s', 'excerpt of 30 s', 'speed 0.95', 'tempo 1.05', 'pitch +1')
 
 
 @dataclasses.dataclass
@@ -304,6 +309,26 @@ def _report_nearest(library: Library):
     )  # fmt: skip
 
 
+def run_crowd(library: Library, number: int, changed: int):
+  """What is found in a corpus that is so many times as large, where more landmarks are common.
+
+  A landmark counts for nothing where too many recordings have it: the limit is divided instead.
+  """
+  originals, limit = library.prints[:number], same_recordings.MAX_HOLDERS
+  for times in (1, 4, 16, 64):
+    same_recordings.MAX_HOLDERS = limit // times
+    joined = {}
+    for kind in CROWD_CHANGES:
+      some = [at for at, name in enumerate(library.kinds[number:], number) if name.endswith(kind)]
+      pairs = same_recordings.same_recordings([*originals, *(library.prints[at] for at in some)])
+      works = [*library.works[:number], *(library.works[at] for at in some)]
+      joined[kind] = sum(bool(works[i] & works[j]) for i, j, _ in pairs)
+      joined['false'] = joined.get('false', 0) + len(pairs) - joined[kind]
+    telling = same_recordings.telling_share(originals)
+    report('crowd', like_tracks=number * times, telling=round(telling, 3), of=changed, **joined)
+  same_recordings.MAX_HOLDERS = limit
+
+
 def run_cost(songs: list[tuple[str, str]], prints: list[Fingerprint]):
   """CPU time and bytes; the fingerprint and the rest of the scan alternate."""
   ratios = []
@@ -348,6 +373,10 @@ def main():
   originals = list(library.prints)
   if 'true' in args.cases:
     run_true(library, tracks, args.changed)
+  if 'crowd' in args.cases:
+    if 'true' not in args.cases:
+      parser.error('The case crowd needs the case true.')
+    run_crowd(library, len(tracks), args.changed)
   if 'disc' in args.cases:
     run_disc(library, songs)
   if 'false' in args.cases:

@@ -26,8 +26,11 @@ _MAX_COMPARABLE = 1000
 # What is searched: speed or tempo and pitch of the one against the other.
 MAX_TEMPO_CHANGE = 0.07
 MAX_SEMITONES = 2.6
-# A hash that is found more often than this in all recordings (one drum loop) says nothing.
-MAX_HOLDERS = 64
+# A hash that is found more often than this in all recordings (one drum loop) says nothing, neither
+# for nor against a pair.
+MAX_HOLDERS = 256
+# Recordings with fewer landmarks that say something are hard to compare.
+_FEW_TELLING = 100
 # Changes of tempo and pitch below these are none.
 _SAME_TEMPO, _SAME_PITCH = 0.004, 0.12
 # Hits on one line differ by less than this: frames, semitones.
@@ -50,6 +53,7 @@ class _Index:
     owners, times, pitches: of each landmark.
     rest: int64, how many landmarks of the same hash follow.
     by_owner: places in the index, by recording.
+    telling: bool, of all landmarks of all recordings in their order: whether they say something.
   """
 
   owners: np.ndarray
@@ -57,6 +61,7 @@ class _Index:
   pitches: np.ndarray
   rest: np.ndarray
   by_owner: np.ndarray
+  telling: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +112,7 @@ def matches(
   if len(prints) < 2:
     return
   index = _index(prints)
+  ends = np.cumsum([len(found.hashes) for found in prints])
   for first, second in _blocks(index):
     shift = index.pitches[second] - index.pitches[first]
     near = (index.owners[first] != index.owners[second]) & (np.abs(shift) <= MAX_SEMITONES)
@@ -119,7 +125,12 @@ def matches(
       mine = order[begin[at] : begin[at] + counts[at]]
       places = np.stack([first[mine], second[mine]])
       frames = index.times[places]
-      match = _match(prints[i], prints[j], places, frames, shift[mine], min_hits, min_share)
+      limit = min(prints[i].limit, prints[j].limit)
+      times = []
+      for k in (i, j):
+        counted = index.telling[ends[k] - len(prints[k].hashes) : ends[k]]
+        times.append(prints[k].times[counted & (prints[k].hashes < limit)])
+      match = _match(times, places, frames, shift[mine], min_hits, min_share)
       if match is not None:
         yield i, j, match
 
@@ -128,19 +139,28 @@ def hard_to_compare(prints: Sequence[Fingerprint]) -> tuple[list[int], list[int]
   """Recordings whose copies may go unnoticed.
 
   Returns:
-    Those with fewer landmarks than a match needs (silence, single tones), and those of which more
-    than half of the landmarks are so common in these recordings that they say nothing.
+    Those with fewer landmarks than a match needs (silence, single tones), and those of which most
+    landmarks are so common in these recordings that they say nothing, so that few are left.
   """
   if not prints:
     return [], []
-  hashes, owners = _sorted(prints)[1:]
-  _, sizes = _groups(hashes)
-  common = np.bincount(owners[np.repeat(sizes > MAX_HOLDERS, sizes)], minlength=len(prints))
   numbers = np.array([len(found.hashes) for found in prints])
+  telling = _telling(prints)
   few = numbers < 2 * MIN_HITS
-  return [*map(int, np.flatnonzero(few))], [
-    *map(int, np.flatnonzero(~few & (2 * common > numbers)))
-  ]
+  crowded = ~few & (2 * telling < numbers) & (telling < _FEW_TELLING)
+  return np.flatnonzero(few).tolist(), np.flatnonzero(crowded).tolist()
+
+
+def telling_share(prints: Sequence[Fingerprint]) -> float:
+  """The share of all landmarks that are not too common to say something."""
+  return float(_telling(prints).sum() / max(1, sum(len(found.hashes) for found in prints)))
+
+
+def _telling(prints: Sequence[Fingerprint]) -> np.ndarray:
+  """How many landmarks of each recording say something."""
+  _, hashes, owners = _sorted(prints)
+  _, sizes = _groups(hashes)
+  return np.bincount(owners[np.repeat(sizes <= MAX_HOLDERS, sizes)], minlength=len(prints))
 
 
 def _sorted(prints: Sequence[Fingerprint]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -160,12 +180,14 @@ def _groups(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _index(prints: Sequence[Fingerprint]) -> _Index:
   order, hashes, owners = _sorted(prints)
   starts, sizes = _groups(hashes)
-  telling = np.repeat((sizes > 1) & (sizes <= MAX_HOLDERS), sizes)
-  rest = (np.repeat(starts + sizes, sizes) - np.arange(len(hashes)) - 1)[telling]
-  order, owners = order[telling], owners[telling]
+  telling = np.empty(len(hashes), bool)
+  telling[order] = np.repeat(sizes <= MAX_HOLDERS, sizes)
+  shared = np.repeat((sizes > 1) & (sizes <= MAX_HOLDERS), sizes)
+  rest = (np.repeat(starts + sizes, sizes) - np.arange(len(hashes)) - 1)[shared]
+  order, owners = order[shared], owners[shared]
   times = np.concatenate([found.times for found in prints])[order]
   pitches = np.concatenate([found.pitches for found in prints])[order]
-  return _Index(owners, times, pitches, rest, np.argsort(owners, kind='stable'))
+  return _Index(owners, times, pitches, rest, np.argsort(owners, kind='stable'), telling)
 
 
 def _blocks(index: _Index) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -187,8 +209,7 @@ def _blocks(index: _Index) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _match(
-  a: Fingerprint,
-  b: Fingerprint,
+  times: Sequence[np.ndarray],
   places: np.ndarray,
   hits: np.ndarray,
   shift: np.ndarray,
@@ -198,14 +219,12 @@ def _match(
   """What two recordings have in common on the best line; None where that is too little.
 
   Args:
-    a, b: the two recordings.
-    places: int64 [2, n], which landmarks of a and b are equal.
+    times: frames of the landmarks of the two recordings that the other one could have.
+    places: int64 [2, n], which landmarks of the two are equal.
     hits: uint32 [2, n], their frames.
     shift: float32 [n], semitones.
     min_hits, min_share: what is enough.
   """
-  limit = min(a.limit, b.limit)
-  times = [found.times[: np.searchsorted(found.hashes, limit)] for found in (a, b)]
   least = min(*map(len, times), _MAX_COMPARABLE)
   needed = max(min_hits, min_share * least)
   if len(shift) < needed:
