@@ -139,6 +139,8 @@ def _named(path: pathlib.Path) -> Iterator[None]:
   """Errors of the operating system become an `OutputError` that names the output."""
   try:
     yield
+  except OutputError:
+    raise
   except OSError as error:
     way_out = _WAYS_OUT.get(error.errno or 0)
     if error.errno == errno.ENOTDIR:

@@ -24,7 +24,7 @@ def test_what_can_be_written_leaves_no_trace(tmp_path):
   'name, reason',
   [
     ('out.xyz', r'out\.xyz does not end in one of \.wav'),
-    ('folder.wav', 'folder.wav is a folder'),
+    ('folder.wav', 'folder.wav is a folder; name a file.$'),
     ('file/a/b.wav', 'b.wav cannot be written: Not a directory; .*file is a file'),
     (f'{"x" * 252}.wav', r'\.\.\. cannot be written: File name too long; choose a shorter name'),
     (f'{"x" * 256}/a.wav', 'choose a shorter name'),
@@ -43,7 +43,7 @@ def test_files_that_cannot_be_written(tmp_path, name, reason):
 
 def test_folders_that_cannot_be_written(tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(OutputError, match='file is a file; name a folder'):
+  with pytest.raises(OutputError, match=f'^{tmp_path}/file is a file; name a folder.$'):
     check_folder(tmp_path / 'file')
   with pytest.raises(OutputError, match='a cannot be written: Not a directory; .*file is a file'):
     check_folder(tmp_path / 'file' / 'a')
@@ -68,7 +68,7 @@ def test_what_the_system_refuses_is_named(tmp_path, monkeypatch, number, way_out
 def test_a_read_only_file_is_refused(tmp_path, monkeypatch):
   (tmp_path / 'a.wav').write_text('old')
   monkeypatch.setattr(os, 'access', lambda path, mode: mode != os.W_OK)  # Root may write anything.
-  with pytest.raises(OutputError, match='a.wav is read-only'):
+  with pytest.raises(OutputError, match=f'^{tmp_path}/a.wav is read-only'):
     check_file(tmp_path / 'a.wav')
 
 
