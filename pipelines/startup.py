@@ -1,5 +1,6 @@
 """What root scripts do first: flags of gin, quiet libraries, a look at which `models` is found."""
 
+import atexit
 import contextlib
 import importlib.util
 import io
@@ -48,8 +49,9 @@ def begin(assets_dir: str | None = None) -> None:
 
 
 def _is_not_raised_too(entry: LogRecord) -> bool:
-  of_beam = entry.exc_info and 'apache_beam' in entry.pathname
-  return not of_beam and 'KeyboardInterrupt' not in entry.getMessage()
+  said = entry.getMessage()
+  raised = entry.exc_info or said.startswith('Error processing instruction')
+  return not (raised and 'apache_beam' in entry.pathname) and 'KeyboardInterrupt' not in said
 
 
 @contextlib.contextmanager
@@ -121,28 +123,37 @@ def run_module(main: Callable[[], Any]) -> NoReturn:
       print(status, file=sys.stderr)
       status = 1
     if status:
-      _end_soon(status)
+      _end(status)
   except BaseException:
     sys.excepthook(*sys.exc_info())
     status = 1
-    _end_soon(status)
+    _end(status)
   sys.exit(status)
 
 
-def _end_soon(status: int):
-  """Ends the process by force where its threads and exit handlers take longer than a while.
+def _end(status: int) -> NoReturn:
+  """Ends the process: waits a while for threads and exit handlers, then ends it by force.
 
-  The interpreter waits at its end for every thread that is no daemon, such as those of a library
-  that itself waits for a file that will never be.
+  A thread may be one of a library that itself waits for a file that will never be. And the
+  interpreter does not take its own last steps: a thread that is still in native code, such as one
+  that writes records, would be stopped there, and the whole process aborts.
   """
 
-  def end():
+  def end_by_force():
     time.sleep(_SECS_TO_END)
     for process in multiprocessing.active_children():
       process.kill()
     os._exit(status)
 
-  threading.Thread(target=end, daemon=True, name='end').start()
+  threading.Thread(target=end_by_force, daemon=True, name='end').start()
+  with contextlib.suppress(BaseException):
+    threading._shutdown()
+  with contextlib.suppress(BaseException):
+    atexit._run_exitfuncs()
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(Exception):
+      stream.flush()
+  os._exit(status)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

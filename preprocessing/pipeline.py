@@ -10,7 +10,8 @@ import importlib
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
@@ -24,6 +25,8 @@ _DASK_RUNNER = 'apache_beam.runners.dask.dask_runner.DaskRunner'
 _POLL_SECS = 0.5
 # Runners pass on what a worker raised as words.
 _FULL_DISK = {os.strerror(code): code for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
+# Threads of a run that has ended, as by Ctrl-C, begin nothing new.
+_ended = threading.Event()
 # A look at what is done may take at most this share of the time.
 _LOOKING_SHARE = 0.02
 
@@ -35,7 +38,7 @@ class TokenizeTracks(beam.DoFn):
     self._how = how
 
   def process(self, part: work.WorkRange):
-    yield sum(self._how.do(units.TrackUnit(**line)) for line in work.read_range(part))
+    yield sum(self._how.do(units.TrackUnit(**line)) for line in _until_ended(work.read_range(part)))
 
 
 class WriteShards(beam.DoFn):
@@ -45,7 +48,15 @@ class WriteShards(beam.DoFn):
     self._how = how
 
   def process(self, part: work.WorkRange):
-    yield int(self._how.do(part))
+    yield sum(int(self._how.do(one)) for one in _until_ended([part]))
+
+
+def _until_ended(lines: Iterable[Any]) -> Iterator[Any]:
+  """The lines, as long as the run goes on; what is left then is for the next run."""
+  for line in lines:
+    if _ended.is_set():
+      return
+    yield line
 
 
 def pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
@@ -119,6 +130,7 @@ def run_ranges(
   if not ranges:
     return
   finished = threading.Event()
+  _ended.clear()
   watcher = threading.Thread(target=_watch, args=(look, finished), daemon=True)
   watcher.start()
   try:
@@ -130,6 +142,7 @@ def run_ranges(
       raise
     raise OSError(code, os.strerror(code), os.path.dirname(ranges[0].plan)) from error
   finally:
+    _ended.set()
     finished.set()
     watcher.join()
 

@@ -182,6 +182,25 @@ def test_no_thread_holds_up_the_end():
   assert process.returncode == 1
 
 
+def test_the_end_of_an_error_is_not_the_interpreters():
+  """Exit handlers are called; what the interpreter does after them may abort in native threads."""
+  process = _script('''
+    import atexit, os
+    class Abort:
+      def __del__(self):
+        os.abort()
+    kept = Abort()
+    atexit.register(lambda: print('handled', file=sys.stderr))
+    def main():
+      with startup.plain_errors('prepare.py'):
+        raise KeyboardInterrupt
+    startup.run_module(main)
+    ''')
+  said = 'prepare.py: interrupted; the same command goes on from here.\nhandled\n'
+  assert process.communicate()[1] == said
+  assert process.returncode == 130
+
+
 def test_a_closed_pipe_is_told_once():
   reading, writing = os.pipe()
   os.close(reading)
