@@ -9,16 +9,18 @@ import concurrent.futures
 import copy
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 from tqdm import tqdm
 
+from models.figures import apart
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 from preprocessing.audio import AudioError, read_audio, read_header
 from preprocessing.manifest import find_audio_files, read_manifest
+from preprocessing.measurement import first_not_finite
 
 MANIFEST_FILE = 'manifest.jsonl'
 _FULL_SCALE = 32_767.0
@@ -74,12 +76,16 @@ class DecodedAudio:
       try:
         x = read_audio(path, sample_rate=sample_rate, channels=channels)
       except AudioError as error:  # One broken file costs a line, not the run.
-        logging.warning('%s is left out: %s', path, error)
+        _say(f'{path} is left out: {error}')
         continue
       if len(x) < crop_samples:
-        logging.warning('%s is left out: %.1f s are too short.', path, len(x) / sample_rate)
+        secs, least = len(x) / sample_rate, crop_samples / sample_rate
+        _say(f'{path} is left out: {apart(secs, least, 1)} s; at least {least:g} s')
         continue
-      self.audio.append(np.round(np.clip(x, -1, 1) * _FULL_SCALE).astype(np.int16))
+      if (place := first_not_finite(x)) is not None:
+        _say(f'{path} is left out: NaN or infinity at {place / sample_rate:.4f} s')
+        continue
+      self.audio.append(np.round(_at_most_full_scale(x) * _FULL_SCALE).astype(np.int16))
     if not self.audio:
       raise ValueError(
         f'None of {len(paths)} files is readable and {crop_samples / sample_rate:g} s long.'
@@ -92,6 +98,15 @@ class DecodedAudio:
     index = int(np.searchsorted(self._ends, place, side='right'))
     start = place - (int(self._ends[index - 1]) if index else 0)
     return self.audio[index][start : start + self._crop_samples] / np.float32(_FULL_SCALE)
+
+
+def _say(line: str):
+  tqdm.write(line, file=sys.stderr)  # Above a bar.
+
+
+def _at_most_full_scale(x: np.ndarray) -> np.ndarray:
+  """Audio whose peak exceeds full scale is scaled down to it, not cut off there."""
+  return x / np.float32(max(1.0, np.abs(x).max(initial=0.0)))
 
 
 class AudioOnDisk:
@@ -118,15 +133,19 @@ class AudioOnDisk:
     self._rate, self._channels, self._crop_samples = sample_rate, channels, crop_samples
     self._crop_secs = crop_samples / sample_rate
     self._paths, spans = [], []
+    self._told: set[str] = set()
     for path, secs in durations.items():
       try:
         secs = read_header(path).duration_secs if secs is None else secs
       except AudioError as error:
-        logging.warning('%s is left out: %s', path, error)
+        _say(f'{path} is left out: {error}')
         continue
       if secs >= self._crop_secs:
         self._paths.append(path)
         spans.append(secs - self._crop_secs + 1 / sample_rate)
+      else:
+        least = self._crop_secs
+        _say(f'{path} is left out: {apart(secs, least, 1)} s; at least {least:g} s')
     if not self._paths:
       raise ValueError(f'None of {len(durations)} files is {self._crop_secs:g} s long.')
     self._ends = np.cumsum(spans)
@@ -148,12 +167,17 @@ class AudioOnDisk:
       try:
         x = read_audio(path, self._rate, self._channels, max(0.0, first - extra / 2),
                        self._crop_secs + extra)  # fmt: skip
-        if len(x) >= self._crop_samples:
-          return x[: self._crop_samples]
-        reason = f'{path} is shorter than it says.'
+        if len(x) < self._crop_samples:
+          reason = f'{path} is shorter than it says.'
+        elif (place := first_not_finite(x)) is not None:
+          reason = f'{path} has NaN or infinity at {first + place / self._rate:.4f} s.'
+        else:
+          return _at_most_full_scale(x[: self._crop_samples])
       except AudioError as error:
         reason = str(error)
-      logging.warning('Another crop is drawn: %s', reason)
+      if path not in self._told:
+        self._told.add(path)
+        _say(f'Another crop is drawn: {reason}')
     raise ValueError(f'{_MAX_DRAWS} crops could not be read, the last because {reason}')
 
 
@@ -264,8 +288,8 @@ def held_out_feed(
   source = pathlib.Path(source)
   manifest = source / MANIFEST_FILE if source.is_dir() else source
   if not manifest.is_file() or not any(t.split == 'validation' for t in read_manifest(manifest)):
-    logging.warning(
-      '%s holds no validation split: nothing is evaluated. HELD_OUT_DIR names other audio.', source
+    _say(
+      f'{source} holds no validation split: nothing is evaluated. HELD_OUT_DIR names other audio.'
     )
     return None
   return CodecFeed(source, split='validation', **options)

@@ -106,7 +106,7 @@ def measure(
   side, total, energy = 0.0, np.zeros([1]), np.zeros([1])
   clipped, flat, peaks, windows = 0, 0, _Peaks(), [np.zeros([0])]
   loudness = spectrum = None
-  for block in map(_used, audio.read_blocks(path)):
+  for block in audio.read_blocks(path):
     if (place := first_not_finite(block)) is not None:
       place_secs = (frames + place) / sample_rate
       return Measurement(place_secs, math.nan, math.nan, math.nan, 0.0, 0.0, False, False)
@@ -170,17 +170,12 @@ def level(path: str, *, with_loudness: bool = True) -> tuple[float, float]:
   peak, loudness = 0.0, None
   with audio.decodable(path) as local:
     sample_rate = audio.read_header(local).sample_rate
-    for block in map(_used, audio.read_blocks(local)):
+    for block in audio.read_blocks(local):
       peak = max(peak, float(np.abs(block).max()))
       if with_loudness:
         loudness = loudness or LoudnessMeter(sample_rate, block.shape[1])
         loudness.add(block)
   return peak, loudness.loudness_lufs() if loudness else -math.inf
-
-
-def _used(block: np.ndarray) -> np.ndarray:
-  """The channels of a block [n, any] that are used."""
-  return block[:, :2]
 
 
 def first_not_finite(block: np.ndarray) -> int | None:

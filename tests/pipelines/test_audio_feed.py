@@ -109,6 +109,29 @@ def test_what_is_held_out(folder, tmp_path):
   assert np.allclose(split.batch(0)['audio'], [0.125, 0.75], atol=1e-3)
 
 
+@pytest.mark.parametrize('in_memory', [True, False])
+def test_float_files_are_scaled_down_and_nan_is_left_out(tmp_path, capfd, in_memory):
+  """What lies beyond full scale is not cut off; a file with NaN is named with the place."""
+  x = np.tile(np.float32([[2.0, -4.0]]), (RATE, 1))
+  soundfile.write(tmp_path / 'hot.wav', x, RATE, subtype='FLOAT')
+  soundfile.write(tmp_path / 'short.wav', x[: RATE // 5 - 1], RATE, subtype='FLOAT')
+  x = np.full([2 * RATE, 2], 0.125, np.float32)
+  x[12_000::1000] = np.nan
+  soundfile.write(tmp_path / 'nan.wav', x, RATE, subtype='FLOAT')
+  feed = audio_feed.CodecFeed(
+    tmp_path, batch_size=6, crop_secs=0.2, augmentation=None, in_memory=in_memory, seed=1
+  )
+  audio = feed.batch(0)['audio']
+  np.testing.assert_allclose(audio, np.broadcast_to([0.5, -1.0], audio.shape), atol=1e-4)
+  said = capfd.readouterr().err
+  assert 'nan.wav' in said and 'NaN or infinity at ' in said
+  assert 'short.wav is left out: 0.19998 s; at least 0.2 s' in said
+  if in_memory:
+    assert 'nan.wav is left out: NaN or infinity at 0.2500 s' in said
+  else:
+    assert said.count('Another crop is drawn') == 1
+
+
 def test_crop_must_be_whole_frames(folder):
   with pytest.raises(ValueError, match='whole number of frames'):
     audio_feed.CodecFeed(folder, batch_size=1, crop_secs=0.5)  # 12.5 frames
