@@ -30,6 +30,7 @@ AUDIO_SUFFIXES = (
   '.caf', '.au', '.m4a', '.m4b', '.m4p', '.aac', '.wma', '.ape', '.wv', '.mpc', '.mka', '.weba',
   '.mp2', '.tta',
 )  # fmt: skip
+_BLOCK_FRAMES = 1 << 20
 PRESET_PREFIX = 'preset:'
 _WEIGHTED = re.compile(r'^\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*:(.*)$', re.DOTALL)
 # What somebody may well mean as a weight: 0,7 or 70% or 1e-3 or nan.
@@ -173,12 +174,17 @@ def read_audio_file(path: str) -> tuple[np.ndarray, int]:
 
   try:
     # A name need not be text.
-    audio, sample_rate = soundfile.read(os.fsencode(path), dtype='float32', always_2d=True)
+    with soundfile.SoundFile(os.fsencode(path)) as file:
+      sample_rate = file.samplerate
+      # In blocks: memory is for what is there, not for what the header announces.
+      blocks = [file.read(_BLOCK_FRAMES, dtype='float32', always_2d=True)]
+      while len(blocks[-1]):
+        blocks.append(file.read(_BLOCK_FRAMES, dtype='float32', always_2d=True))
   except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
     raise PromptError(
       f'The audio file {path} cannot be decoded: {error} Convert it to WAV or FLAC.'
     ) from error
-  return audio, sample_rate
+  return np.concatenate(blocks), sample_rate
 
 
 def embed_prompts(

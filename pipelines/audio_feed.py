@@ -42,7 +42,10 @@ def find_audio(source: str | pathlib.Path, split: str | None = 'train') -> dict[
   source = pathlib.Path(source)
   manifest = source / MANIFEST_FILE if source.is_dir() else source
   if not manifest.is_file():
-    return dict.fromkeys(sorted(find_audio_files(source)[0]))
+    paths, rejects = find_audio_files(source)
+    for reject in rejects:
+      _say(f'{reject.path} is left out: {reject.detail}')
+    return dict.fromkeys(paths)
   tracks = [track for track in read_manifest(manifest) if split in (None, track.split)]
   if not tracks:
     raise ValueError(f'{manifest} lists no track of split {split!r}.')

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterator
 
 import numpy as np
+from absl import logging
 
 from models.figures import apart
 from models.spec import LiveMusicSpec
@@ -61,7 +62,9 @@ def find_recordings(source: str | pathlib.Path, split: str | None) -> tuple[list
     if split is not None:
       raise ValueError(f'{source} has no manifest, so it has no split {split!r}; leave SPLIT None.')
     root = source.absolute()
-    paths = find_audio_files(source)[0]
+    paths, rejects = find_audio_files(source)
+    for reject in rejects:
+      logging.warning('%s is set aside: %s', reject.path, reject.detail)
     titles = [pathlib.Path(path).relative_to(root).with_suffix('').as_posix() for path in paths]
     return [Recording(*pair) for pair in zip(titles, paths)], f'all audio below {source}'
   tracks = read_manifest(manifest)

@@ -17,7 +17,7 @@ from models import weights
 from models.spec import LiveMusicSpec
 from pipelines.checkpoint_sources import Source
 from pipelines.clip_store import ClipStore, Made, Sample
-from pipelines.generate import generate_audio
+from pipelines.generate import generate_audio, read_prompt_audio
 from preprocessing.audio import AudioError
 from preprocessing.manifest import Track
 
@@ -228,6 +228,7 @@ def open_session(source: Source, bench: Bench, seed: int) -> LiveSession:
   return LiveSession(
     source.bundle, bench.codec, bench.style, temperature=sampling.temperature,
     top_k=sampling.top_k, guidance_weight=sampling.guidance_weight, seed=seed,
+    read_audio=read_prompt_audio,
   )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from pipelines import finetune_choice, finetune_style
 from pipelines.checkpoint_sources import Source
 from pipelines.finetune_choice import HELD_OUT_LOSS, Choice
 from pipelines.finetune_gate import Gate
-from pipelines.generate import Generation, generate_audio, num_chunks
+from pipelines.generate import Generation, generate_audio, num_chunks, read_prompt_audio
 from pipelines.prepared_data import TRAIN, PreparedData
 
 BEFORE, AFTER = 'before tuning', 'after tuning'
@@ -170,7 +170,9 @@ class Judge:
     return played
 
   def _session(self, bundle: Bundle) -> LiveSession:
-    return LiveSession(bundle, self._codec, self._style, seed=self._seed)
+    return LiveSession(
+      bundle, self._codec, self._style, seed=self._seed, read_audio=read_prompt_audio
+    )
 
   def _clip(self, key: str, group: str, title: str, caption: str, made: Any) -> Clip:
     spec = self._source.bundle.spec

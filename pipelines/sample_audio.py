@@ -13,7 +13,7 @@ from inference import LiveSession, SamplingOptions
 from models.adapted import AdaptedModel, language_model, model_params
 from models.bundle import Bundle
 from models.depthformer import DepthformerModel
-from pipelines.generate import generate_audio
+from pipelines.generate import generate_audio, read_prompt_audio
 from pipelines.sample_files import SampleFiles
 from training import hosts
 from training.partitioning import Partitioning
@@ -130,7 +130,7 @@ class SampleAudio:
     options = self._sampling
     return LiveSession(
       bundle, self._codec, self._style, temperature=options.temperature, top_k=options.top_k,
-      guidance_weight=options.guidance_weight, seed=self._seed,
+      guidance_weight=options.guidance_weight, seed=self._seed, read_audio=read_prompt_audio,
     )  # fmt: skip
 
   def _generate(self, params: Any) -> dict[str, np.ndarray]:

@@ -119,6 +119,21 @@ def _is_streaminfo(block: bytes) -> bool:
   return 16 <= least <= most and int.from_bytes(block[10:13], 'big') >> 4 > 0
 
 
+def flac_damage(path: str, begin: int) -> str:
+  """'' or what is wrong with the FLAC file whose `fLaC` lies at a byte: frames follow metadata."""
+  with open(path, 'rb') as file:
+    file.seek(begin + 4)
+    while len(head := file.read(4)) == 4:
+      file.seek(int.from_bytes(head[1:], 'big'), 1)
+      if head[0] & 0x80:
+        place, sync = file.tell(), file.read(2)
+        # 14 ones, a zero, and whether blocks are of one size.
+        if len(sync) == 2 and sync[0] == 0xFF and sync[1] & 0xFE == 0xF8:
+          return ''
+        return f'no frame begins at byte {place}, where its metadata end'
+  return 'its metadata go beyond its end'
+
+
 def flac_total(path: str, begin: int) -> int:
   """Samples that a FLAC file promises whose `fLaC` lies at a byte; 0 where it leaves them open."""
   with open(path, 'rb') as file:

@@ -203,6 +203,8 @@ def _flac(path: str) -> Reading:
   ends = [*begins[1:], os.path.getsize(path)]
   links, mended, notes = [], False, []
   for begin, end in zip(begins, ends, strict=True):
+    if damage := chunk_files.flac_damage(path, begin):
+      raise RefusedError('decode_error', f'is damaged: {damage}')
     total = chunk_files.flac_total(path, begin)
     try:
       count = ffmpeg.count_samples(path, 'flac', ((begin, end),) if len(begins) > 1 else None)
@@ -231,13 +233,13 @@ def _mpeg(path: str, frames: mpeg_frames.MpegFrames) -> Reading:
     raise RefusedError(
       'decode_error', f'is joined of different files: {frames.change}; cut it there'
     )
-  for gap in frames.gaps:
-    if gap.length > mpeg_frames.MAX_GAP:
-      raise RefusedError(
-        'decode_error',
-        f'is damaged: {gap.length} bytes at {gap.secs:.2f} s (byte {gap.position}) are not MPEG '
-        'audio',
-      )
+  if frames.gaps:
+    gap = frames.gaps[0]
+    raise RefusedError(
+      'decode_error',
+      f'is damaged at {len(frames.gaps)} places: first, {gap.length} bytes at {gap.secs:.2f} s '
+      f'(byte {gap.position}) are not MPEG audio',
+    )
   whole = frames.promised_frames is not None and frames.count >= frames.promised_frames
   if frames.trailing > mpeg_frames.MAX_LEFT_OVER and not whole:
     raise RefusedError(
@@ -245,9 +247,9 @@ def _mpeg(path: str, frames: mpeg_frames.MpegFrames) -> Reading:
       f'is damaged: {frames.trailing} bytes behind {frames.secs:.2f} s are not MPEG audio',
     )
   notes = []
-  if frames.gaps:
-    total = sum(gap.length for gap in frames.gaps)
-    notes.append(f'{total} bytes between MPEG frames passed over at {len(frames.gaps)} places')
+  if frames.leading or frames.trailing:
+    total = frames.leading + frames.trailing
+    notes.append(f'{total} bytes before or behind the MPEG frames passed over')
   if frames.num_infos > 1:
     notes.append(f'{frames.num_infos} files joined into one')
   if frames.first.layer != 3:
@@ -264,7 +266,7 @@ def _mpeg(path: str, frames: mpeg_frames.MpegFrames) -> Reading:
 
 def _is_plain(frames: mpeg_frames.MpegFrames) -> bool:
   """Whether libmpg123 finds nothing to remark on between the frames."""
-  if frames.gaps or frames.leading or frames.trailing or frames.num_infos > 1:
+  if frames.leading or frames.trailing or frames.num_infos > 1:
     return False
   if frames.promised_frames not in (None, frames.count):
     return False

@@ -7,6 +7,7 @@ followed; FFmpeg is given an open file and may open no other, nor use any networ
 
 import contextlib
 import dataclasses
+import mmap
 from collections.abc import Iterator
 
 import numpy as np
@@ -109,6 +110,20 @@ def _by_heads(head: bytes, heads) -> str:
   return ''
 
 
+def adts_damage(path: str) -> str:
+  """'' or where a local file of AAC in ADTS frames has bytes that belong to no frame."""
+  with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    place = begin = tag_size(data[:10])
+    kind = data[begin : begin + 2]
+    while place + 7 <= len(data):
+      head = data[place : place + 7]
+      length = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+      if head[:2] != kind or length < 7:
+        return '' if head[:3] in (b'TAG', b'ID3', b'APE') else f'no frame begins at byte {place}'
+      place += length
+    return '' if place >= len(data) or not any(data[place:]) else 'its end is damaged'
+
+
 @contextlib.contextmanager
 def _opened(path: str, demuxer: str, parts: tuple[Part, ...] | None):
   """An open container. FFmpeg's errors, which are of many classes, become `FfmpegError`."""
@@ -157,6 +172,8 @@ def probe(path: str, demuxer: str) -> StreamFacts:
   Raises:
     FfmpegError: there is no audio in it that can be decoded.
   """
+  if demuxer == 'aac' and (damage := adts_damage(path)):
+    raise FfmpegError(f'it is damaged, {damage}')
   first = next(_frames(path, demuxer, None), None)
   if first is None:
     raise FfmpegError('no samples in its audio stream')
@@ -164,6 +181,8 @@ def probe(path: str, demuxer: str) -> StreamFacts:
     stream = _audio_stream(container)
     promised = _promised_secs(container, stream)
     secs = sum(float((packet.duration or 0) * packet.time_base) for packet in _packets(container))
+    if not secs:
+      raise FfmpegError('its packets do not say how long they are')
     return StreamFacts(
       round(secs * first.sample_rate), promised, first.sample_rate, first.layout.nb_channels,
       tuple(channel.name for channel in first.layout.channels), stream.codec_context.name,

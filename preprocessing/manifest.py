@@ -38,7 +38,7 @@ class Track:
     track_id: unique in the manifest, made of the content; stays when a file moves.
     path: of the file, absolute, or a URI.
     sha256: of the file's bytes, in hex.
-    duration_secs: seconds, by the file's header.
+    duration_secs: seconds that decoding gives.
     sample_rate: Hz.
     channels: number of channels.
     title, artist, album, genre: tags, '' where absent; the title falls back to the file's name.
@@ -51,6 +51,7 @@ class Track:
     source: where the corpus says the file is from.
     split: 'train', 'validation', 'test' or '' before `splits.assign_splits`.
     recording: what near-duplicates share: the start of the least sha256 among them; '' for none.
+    decoding: what reading took, such as a downmix or a wrong header's repair; '' for nothing.
   """
 
   track_id: str
@@ -72,6 +73,7 @@ class Track:
   source: str = ''
   split: str = ''
   recording: str = ''
+  decoding: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

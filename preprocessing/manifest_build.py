@@ -240,6 +240,7 @@ def _track(
     duration_secs=round(secs, 6),
     sample_rate=header.sample_rate,
     channels=header.channels,
+    decoding=header.notes,
     **values
     | {
       'work': values['work'] or manifest.work_name(values['artist'], values['title']),

@@ -26,8 +26,6 @@ _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 
 _CHAIN = 3
 # Foreign bytes before the first frame, as of a recording that begins inside a frame.
 _MAX_LEADING = 8192
-# Foreign bytes between frames that decoders step over.
-MAX_GAP = 1024
 # Foreign bytes behind the last frame: the beginning of a frame that was cut.
 MAX_LEFT_OVER = 2881
 # Samples that mpg123 leaves out at the beginning besides an encoder's own delay.
@@ -125,7 +123,9 @@ class MpegFrames:
       (flags,) = struct.unpack_from('>I', self.info, place + 4)
       if flags & 3 == 3:
         counts = struct.pack('>II', self.count, size + len(self.info))
-        return self.info[: place + 8] + counts + self.info[place + 16 :], *self.runs
+        # Of a frame with side information, libmpg123 does not believe that it is an info frame.
+        head = self.info[:4].ljust(place, b'\0') + self.info[place : place + 8]
+        return head + counts + self.info[place + 16 :], *self.runs
     header = _counting_header(self.first)
     length = _parse(header).length
     silence = struct.pack('>I', header).ljust(length, b'\0')

@@ -31,7 +31,7 @@ from preprocessing import audio, files, fingerprint, measurement, quality, tags
 from preprocessing.fingerprint import Fingerprint, Fingerprinter
 
 JOURNAL_FILE = 'scan.jsonl'
-_FORMAT = 3
+_FORMAT = 4
 # From so many files on, processes are worth their start.
 _MIN_FILES_FOR_PROCESSES = 64
 # What may be over at the next run: such files are looked at again.

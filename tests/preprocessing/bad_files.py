@@ -4,15 +4,14 @@ import dataclasses
 import io
 import os
 import pathlib
-import shutil
 import struct
-import subprocess
 import zipfile
 from collections.abc import Callable
 
 import mutagen
 import mutagen.id3
 import numpy as np
+import sound_files
 import soundfile
 import soxr
 
@@ -32,7 +31,6 @@ class Kind:
     file: name of the file below the corpus.
     outcome: KEPT, PASSED_OVER or a code of `quality.REASONS`.
     make: writes it, given its path and a number that no other kind has.
-    needs_ffmpeg: whether ffmpeg makes or reads it.
     slow: whether it takes long.
   """
 
@@ -40,7 +38,6 @@ class Kind:
   file: str
   outcome: str
   make: Callable[[str, int], None]
-  needs_ffmpeg: bool = False
   slow: bool = False
 
 
@@ -103,22 +100,12 @@ def _changed(suffix, change):
   return make
 
 
-def _ffmpeg(*options):
+def _pyav(kind, share=1.0, rate=RATE, **options):
+  """Writes music by PyAV, or the first part of the file."""
+
   def make(path, seed):
-    source = f'{path}.source.wav'
-    soundfile.write(source, music(seed, 8.0), RATE)
-    command = ['ffmpeg', '-nostdin', '-v', 'error', '-i', source, *options, f'file:{path}']
-    subprocess.run(command, check=True)
-    os.remove(source)
-
-  return make
-
-
-def _cut_ffmpeg(*options):
-  def make(path, seed):
-    _ffmpeg(*options)(path, seed)
-    content = _get(path)
-    _put(path, content[: round(len(content) * 0.6)])
+    content = sound_files.encoded(music(seed, 8.0, rate), rate, kind, **options)
+    _put(path, content[: round(len(content) * share)])
 
   return make
 
@@ -240,7 +227,7 @@ KINDS = (
   Kind('one byte', 'one.flac', 'not_audio', _bytes(b'f')),
   Kind('garbage, .mp3', 'garbage.mp3', 'not_audio', _bytes(_noise)),
   Kind('garbage, .wav', 'garbage.wav', 'not_audio', _bytes(_noise)),
-  Kind('garbage, .m4a', 'garbage.m4a', 'not_audio', _bytes(_noise), True),
+  Kind('garbage, .m4a', 'garbage.m4a', 'not_audio', _bytes(_noise)),
   Kind('zeros, .mp3', 'zeros.mp3', 'not_audio', _bytes(bytes(50_000))),
   Kind('a page of HTML', 'error.mp3', 'not_audio', _bytes(b'<html>404 Not Found</html>' * 99)),
   Kind('text', 'text.ogg', 'not_audio', _bytes(b'la la la\n' * 999)),
@@ -257,9 +244,9 @@ KINDS = (
   Kind('truncated FLAC', 'cut.flac', 'decode_error', _cut('flac')),
   Kind('truncated OGG', 'cut.ogg', 'truncated', _cut('ogg')),
   Kind('truncated Opus', 'cut.opus', 'truncated', _cut('opus', rate=24_000)),
-  Kind('truncated M4A, index last', 'cut.m4a', 'not_audio', _cut_ffmpeg('-c:a', 'aac'), True),
-  Kind('truncated M4A, index first', 'cut_first.m4a', 'truncated',
-       _cut_ffmpeg('-c:a', 'aac', '-movflags', '+faststart'), True),
+  Kind('truncated M4A, index last', 'cut.m4a', 'not_audio', _pyav('m4a', 0.6)),
+  Kind('truncated M4A, index first', 'cut_first.m4a', 'decode_error',
+       _pyav('m4a', 0.6, movflags='+faststart')),
   Kind('MP3, middle overwritten', 'middle.mp3', 'decode_error', _MIDDLE_GONE),
   Kind('FLAC, middle overwritten', 'middle.flac', 'decode_error', _changed(
     'flac', lambda data: data[: len(data) // 2] + bytes(30_000) + data[len(data) // 2 + 30_000 :])),
@@ -270,8 +257,8 @@ KINDS = (
   Kind('FLAC named .mp3', 'flac.mp3', KEPT, _sound(form='FLAC')),
   Kind('MP3 named .wav', 'mp3.wav', KEPT, _sound(form='MP3', subtype='MPEG_LAYER_III')),
   Kind('OGG named .flac', 'ogg.flac', KEPT, _sound(form='OGG', subtype='VORBIS')),
-  Kind('WAV named .m4a', 'wav.m4a', KEPT, _sound('wav'), True),
-  Kind('M4A named .mp3', 'm4a.mp3', KEPT, _ffmpeg('-c:a', 'aac', '-f', 'ipod'), True),
+  Kind('WAV named .m4a', 'wav.m4a', KEPT, _sound('wav')),
+  Kind('M4A named .mp3', 'm4a.mp3', KEPT, _pyav('m4a')),
   # Samples that are none.
   Kind('NaN', 'nan.wav', 'not_finite', _samples(
     lambda x: np.where(np.arange(len(x))[:, None] == 5000, np.nan, x))),
@@ -312,9 +299,13 @@ KINDS = (
     mutagen.id3.APIC(encoding=3, mime='image/png', type=3, desc='', data=_noise(2, 2_000_000))))),
   Kind('tags of odd letters', 'oddtags.mp3', KEPT, _tagged(lambda tags: tags.add(
     mutagen.id3.TIT2(encoding=1, text='nul\0bell\x07 \U0001f3b5\u202e $x$ <b>')))),
-  Kind('AAC', 'aac.m4a', KEPT, _ffmpeg('-c:a', 'aac'), True),
-  Kind('ADTS AAC', 'adts.aac', KEPT, _ffmpeg('-c:a', 'aac'), True),
-  Kind('WMA', 'wma.wma', KEPT, _ffmpeg('-c:a', 'wmav2'), True),
+  Kind('AAC', 'aac.m4a', KEPT, _pyav('m4a')),
+  Kind('ADTS AAC', 'adts.aac', KEPT, _pyav('aac')),
+  Kind('WMA', 'wma.wma', KEPT, _pyav('wma')),
+  Kind('WebM', 'webm.webm', KEPT, _pyav('webm', rate=24_000)),
+  Kind('Matroska', 'mka.mka', KEPT, _pyav('mka', rate=24_000)),
+  Kind('MP2', 'mp2.mp2', KEPT, _pyav('mp2', rate=48_000)),
+  Kind('TTA', 'tta.tta', KEPT, _pyav('tta')),
   # The file system.
   Kind('a link to itself', 'selflink.wav', 'unreadable', _self_link),
   Kind('a link to nothing', 'dangling.mp3', 'unreadable',
@@ -334,8 +325,6 @@ KINDS = (
 
 def skipped(kind: Kind, slow: bool) -> str:
   """Why a kind is left out here, '' where it is not."""
-  if kind.needs_ffmpeg and not shutil.which('ffmpeg'):
-    return 'ffmpeg is not installed'
   if kind.slow and not slow:
     return 'slow'
   if kind.make is _unreadable and os.geteuid() == 0:

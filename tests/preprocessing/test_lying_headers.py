@@ -125,13 +125,16 @@ def test_damage_in_an_mp3_is_placed(tmp_path):
   data = _vbr(_sound(6.0))
   path = tmp_path / 'damaged.mp3'
   third = len(data) // 3
-  path.write_bytes(data[:third] + bytes(5000) + data[third + 5000 :])
-  with pytest.raises(audio.AudioError, match=r'damaged.mp3 is damaged: \d+ bytes at \d\.\d\d s'):
-    audio.read_header(path)
-  # A few bytes are what every player steps over; they are counted.
-  path.write_bytes(data[:third] + bytes(7) + data[third:])
-  notes = audio.read_header(path).notes
-  assert notes.endswith('bytes between MPEG frames passed over at 1 places')
+  head, tail = data[:third], data[third:]
+  for damaged in (head + bytes(5000) + tail[5000:], head + bytes(7) + tail, head + tail[9:]):
+    path.write_bytes(damaged)
+    with pytest.raises(audio.AudioError, match=r'damaged.mp3 is damaged at 1 places: first, \d+ '
+                       r'bytes at \d\.\d\d s \(byte \d+\) are not MPEG audio'):  # fmt: skip
+      audio.read_header(path)
+  # A recording that begins inside a frame and ends inside another.
+  _, begin, length = _info_frame(data)
+  path.write_bytes(data[begin + length + 50 : -100])
+  assert 'passed over' in audio.read_header(path).notes
   assert len(audio.read_audio(path)) >= 5.9 * RATE
 
 
