@@ -67,7 +67,7 @@ def _panel(panel: plt.Axes, row: Mapping[str, Any], names: Sequence[str], styles
   panel.set_title(title + (' ⚠' if flagged else ''), fontsize=8, loc='left',
                   color=plots.ANCHOR_COLOUR if flagged else plots.INK)  # fmt: skip
   panel.set_yticks(range(len(names)), [shortened(name) for name in names], fontsize=7)
-  panel.set_ylim(len(names) - 0.5, -0.5)
+  panel.set_ylim(max(len(names), 1) - 0.5, -0.5)
   panel.locator_params(axis='x', nbins=4)
 
 

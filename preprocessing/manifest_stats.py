@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from models import figures
 from preprocessing import files, quality, same_recordings, splits
 from preprocessing.manifest import Reject, Track
 from preprocessing.measurement import Measurement
@@ -90,7 +91,7 @@ def report(stats: Mapping[str, Any]) -> str:
   """The statistics as a page of text."""
   copies = stats['duplicates']
   lines = [
-    f'{stats["tracks"]} tracks, {stats["hours"]:.2f} hours, {stats["groups"]} groups '
+    f'{stats["tracks"]} tracks, {_time(stats["hours"])}, {stats["groups"]} groups '
     f'(largest {stats["largest_group"]}), {stats["with_caption"]} with a caption.',
     f'Duplicates: {copies["copies"]} copies, {copies["near_duplicates"]} near-duplicates '
     f'in {copies["sets"]} sets.',
@@ -112,13 +113,17 @@ def report(stats: Mapping[str, Any]) -> str:
 def _table(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
   rows = list(shares.items())
   lines = [
-    f'  {share["tracks"]:>7} tracks {share["hours"]:>10.2f} h  {_shown(name)}'
+    f'  {share["tracks"]:>7} tracks {_time(share["hours"]):>12}  {_shown(name)}'
     for name, share in rows[:_SHOWN]
   ]
   if len(rows) > _SHOWN:
     hours = sum(share['hours'] for _, share in rows[_SHOWN:])
-    lines.append(f'  {"":>14} {hours:>10.2f} h  {len(rows) - _SHOWN} more')
+    lines.append(f'  {"":>14} {_time(hours):>12}  {len(rows) - _SHOWN} more')
   return lines
+
+
+def _time(number: float) -> str:
+  return figures.hours(number * _SECS_PER_HOUR)
 
 
 def _shown(name: str) -> str:
@@ -166,7 +171,7 @@ def draw(
       _histogram(axes[7], band, 'Bandwidth', 'kHz', 'files')
       peaks = [found.side_db for found in measured if abs(found.side_db) < 100]
       _histogram(axes[8], peaks, 'Side against mid', 'dB', 'files')
-    figure.suptitle(f'{stats["tracks"]} tracks, {stats["hours"]:.2f} hours')
+    figure.suptitle(f'{stats["tracks"]} tracks, {_time(stats["hours"])}')
     picture = io.BytesIO()
     figure.savefig(picture, format='png', dpi=100)
   files.write_whole(path, picture.getvalue())

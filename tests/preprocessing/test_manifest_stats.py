@@ -1,5 +1,6 @@
 """Statistics of a manifest: counts by hand, the page, the picture, and prepare.py's commands."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -57,13 +58,15 @@ def test_the_page_and_the_picture(tmp_path):
   manifest.write_rejects(tmp_path / 'rejects.jsonl', REJECTS)
   shown = manifest_commands.stats(str(tmp_path / 'manifest.jsonl'))
   lines = shown.splitlines()
-  assert lines[0] == '5 tracks, 4.00 hours, 3 groups (largest 2), 1 with a caption.'
+  assert lines[0] == '5 tracks, 4.00 h, 3 groups (largest 2), 1 with a caption.'
   assert lines[1:4] == [
     'Duplicates: 1 copies, 1 near-duplicates in 1 sets.',
     '  Near-duplicates: up to 7 % in tempo and 2 semitones in pitch, excerpts from about 20 s on.',
     '  Not looked for: larger changes, shorter excerpts, other performances without a common work.',
   ]
   assert '        2 tracks       1.00 h  Jazz' in lines
+  short = manifest_stats.statistics([dataclasses.replace(TRACKS[0], duration_secs=7.25)])
+  assert manifest_stats.report(short).startswith('1 tracks, 7.25 s, 1 groups')
   assert '        2  silent               nothing, or almost nothing, to be heard' in lines
   assert max(map(len, lines[:-1])) < 100
   stats = json.loads((tmp_path / 'manifest_stats.json').read_text())
