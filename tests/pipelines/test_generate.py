@@ -102,7 +102,7 @@ def test_what_cannot_be_written_or_continued_stops_before_anything_is_loaded(tmp
     generate_file([], tmp_path / 'a.wav', secs=2, bundle='none', continue_from='nowhere.wav')
   with pytest.raises(ValueError, match='secs=inf'):
     generate_file([], tmp_path / 'a.wav', secs=float('inf'), bundle='none')
-  with pytest.raises(ValueError, match=r'secs=1e\+12 is above 21600'):
+  with pytest.raises(ValueError, match='secs=1000000000000 is above 21600'):
     generate_file([], tmp_path / 'a.wav', secs=1e12, bundle='none')
   with pytest.raises(ValueError, match='File name too long'):
     generate_file([], tmp_path / f'{"x" * 300}.wav', secs=2, bundle='none')
