@@ -156,3 +156,21 @@ def test_manifest_split_and_paths(folder):
   assert len(audio_feed.find_audio(folder, split=None)) == 2
   with pytest.raises(ValueError, match="split 'test'"):
     audio_feed.find_audio(folder, split='test')
+
+
+@pytest.mark.parametrize('in_memory', [True, False])
+def test_one_damaged_file_among_many_is_named_and_left_out(tmp_path, in_memory, capfd):
+  """Chained Ogg streams, one of them with a page that was changed."""
+  good = np.full([RATE, 2], 0.25)
+  _write(tmp_path / 'good.wav', 1.0, 0.25, 0.25)
+  soundfile.write(tmp_path / 'link.ogg', good, RATE, format='OGG', subtype='VORBIS')
+  link = (tmp_path / 'link.ogg').read_bytes()
+  (tmp_path / 'radio.ogg').write_bytes(link + link[:-9] + bytes([link[-9] ^ 1]) + link[-8:])
+  (tmp_path / 'score.mid').write_bytes(b'MThd')
+  feed = audio_feed.CodecFeed(
+    tmp_path, batch_size=4, crop_secs=0.4, augmentation=None, in_memory=in_memory
+  )
+  np.testing.assert_allclose(feed.batch(0)['audio'][:, 9600], 0.25, atol=0.02)
+  err = capfd.readouterr().err
+  assert f'{tmp_path}/radio.ogg is damaged: the page at byte' in err
+  assert f'{tmp_path}/score.mid is left out: .mid is a score, not a recording' in err
