@@ -70,6 +70,8 @@ _guard = threading.Lock()
 def locked(folder: str | os.PathLike, kind: str, part: str = '') -> Iterator[None]:
   """Makes a folder, marks it and holds its lock while the block runs; a block in it may, too.
 
+  A folder that was made here and in which nothing was written is removed again.
+
   Args:
     folder: where a run writes.
     kind: see `folder_marker.mark`.
@@ -79,10 +81,12 @@ def locked(folder: str | os.PathLike, kind: str, part: str = '') -> Iterator[Non
     FolderInUseError: another run holds it.
     OSError: the folder cannot be made or written.
   """
-  folder_marker.mark(folder, kind)
   if '://' in os.fspath(folder):
+    folder_marker.mark(folder, kind)
     yield
     return
+  is_new = not os.path.isdir(folder)
+  folder_marker.mark(folder, kind)
   path = pathlib.Path(folder).absolute() / (f'{LOCK_FILE}.{part}' if part else LOCK_FILE)
   name = os.path.realpath(path)
   if _enter_again(name):
@@ -107,6 +111,8 @@ def locked(folder: str | os.PathLike, kind: str, part: str = '') -> Iterator[Non
     with contextlib.suppress(OSError):  # A disk that is away must not hide why the run ends.
       if os.getpid() == own.pid and read(path) == own:
         path.unlink()
+        if is_new:
+          folder_marker.remove_empty(path.parent)
 
 
 def read(path: str | os.PathLike) -> Holder | None:

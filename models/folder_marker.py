@@ -82,3 +82,11 @@ def older_kind(name: str, beside: Collection[str]) -> str:
 def _path(folder: str | os.PathLike) -> pathlib.Path | epath.Path:
   text = os.fspath(folder)
   return epath.Path(text) if '://' in text else pathlib.Path(text)
+
+
+def remove_empty(folder: str | os.PathLike):
+  """Removes a folder that holds a marker and nothing else."""
+  path = pathlib.Path(folder)
+  if [child.name for child in path.iterdir()] == [MARKER_FILE]:
+    (path / MARKER_FILE).unlink()
+    path.rmdir()

@@ -109,8 +109,8 @@ def test_losses_are_those_of_the_bundles_on_the_held_out_tracks(tuned, bases):
   """Against log p of every target, from the model's scoring method."""
   feed = runs.held_out_token_feed(str(tuned.output_dir / 'corpus'), batch_size=2)
   batches = list(feed.batches())
-  # Two clips, three crops each.
-  assert [row for batch in batches for row in batch['index'].tolist()] == list(range(6))
+  # Two clips too short for three different crops each: one is left of each.
+  assert [row for batch in batches for row in batch['index'].tolist()] == [0, 3]
 
   @jax.jit
   def log_probs(params, batch):

@@ -179,7 +179,10 @@ def test_what_does_not_fit_is_named(file, tmp_path):
     _find('musiccoca_v2')
   with pytest.raises(FileNotFoundError, match='no checkpoint of a style run.*nor an official'):
     _find(str(tmp_path / 'none'))
-  (tmp_path / 'checkpoint_3' / 'state').mkdir(parents=True)
+  for name, text in [('state/_METADATA', ''), ('state/manifest.ocdbt', ''), ('dataset/metadata', '{}')]:
+    file = tmp_path / 'checkpoint_3' / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
   with pytest.raises(FileNotFoundError, match='it is not a style run'):
     _find(str(tmp_path))
 
