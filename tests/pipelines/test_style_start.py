@@ -179,7 +179,8 @@ def test_what_does_not_fit_is_named(file, tmp_path):
     _find('musiccoca_v2')
   with pytest.raises(FileNotFoundError, match='no checkpoint of a style run.*nor an official'):
     _find(str(tmp_path / 'none'))
-  for name, text in [('state/_METADATA', ''), ('state/manifest.ocdbt', ''), ('dataset/metadata', '{}')]:
+  files = {'state/_METADATA': '', 'state/manifest.ocdbt': '', 'dataset/metadata': '{}'}
+  for name, text in files.items():
     file = tmp_path / 'checkpoint_3' / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
