@@ -69,8 +69,9 @@ def model_description(
   codec_hash: str,
   style_name: str,
   style_hash: str,
+  data: Sequence[dict[str, str]] | None = None,
 ) -> dict[str, Any]:
-  """What model.json says: JSON values."""
+  """What model.json says: JSON values; `data` of runs whose checkpoints do not say."""
   description = {
     'spec': model.spec.to_dict(),
     'config': model.config.to_dict(),
@@ -79,13 +80,15 @@ def model_description(
   }
   if isinstance(model, AdaptedModel):
     description['adapter'] = model.adapter.to_dict()
+  if data is not None:
+    description['data'] = list(data)
   return description
 
 
 def write_model_file(
-  model_dir: str | pathlib.Path, model: DepthformerModel | AdaptedModel, **identity: str
+  model_dir: str | pathlib.Path, model: DepthformerModel | AdaptedModel, **identity: Any
 ) -> pathlib.Path:
-  """Writes MODEL_DIR/model.json and returns its path; `identity` are the `IDENTITY_FIELDS`."""
+  """Writes MODEL_DIR/model.json and returns its path; `identity` goes to `model_description`."""
   path = epath.Path(model_dir) / MODEL_FILE  # T5X's may be in a bucket.
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_suffix('.partial')

@@ -22,6 +22,7 @@ from inference.sampling import check_seed
 from models import adapters, folder_lock, folder_marker
 from models.adapted import METHODS
 from models.bundle import Bundle
+from models.record_shards import TokenFolder, find_token_folder
 from pipelines import finetune_choice, finetune_plan, gin_config, initial_params, runs
 from pipelines.checkpoint_sources import IDENTITY_FIELDS, Source, load_source
 from pipelines.finetune_feed import CATALOG_MEAN, check_same_tokens
@@ -234,7 +235,7 @@ def finetune(
   Raises:
     FileNotFoundError: no audio in `catalog`, or no such base.
     ValueError: too few usable tracks to hold some out, tokens of another codec or style model, or
-      `output_dir` holds another base's or method's run.
+      `output_dir` holds another base's, method's or catalog's run.
     KeyboardInterrupt: the run was stopped by a signal; what it has is saved.
   """
   began, options = time.monotonic(), options or FinetuneOptions()
@@ -255,6 +256,7 @@ def _finetune(
   data_dir = _prepare(_full(catalog), output_dir, source.bundle)
   identity = {field: getattr(source.bundle, field) for field in IDENTITY_FIELDS}
   initial_params.check_tokens(str(base), identity, runs.token_identity(str(data_dir)))
+  progress.begin(runs.data_content(TokenFolder(find_token_folder(data_dir))))
   if options.replay:
     check_same_tokens(str(data_dir), options.replay)
   gate = None
@@ -321,6 +323,23 @@ class _Progress:
   def judged(self) -> bool:
     """Whether the report is on the step that is kept."""
     return 'judged_step' in self._values and self._values['judged_step'] == self.kept_step
+
+  def begin(self, content: dict[str, str]):
+    """Ties what is done here to the tokens of the catalog, see `runs.data_content`.
+
+    Raises:
+      ValueError: it was begun with others.
+    """
+    known = self._values.get('data', content)
+    if known['fingerprint'] != content['fingerprint']:
+      before, now = (
+        f'{data["about"]} [{data["fingerprint"][:12]}]' for data in (known, content)
+      )
+      raise ValueError(
+        f'{self._path.parent} holds a run on {before}, the catalog now gives {now}: tracks were '
+        'added, removed or changed. Give another output directory, or the catalog of before.'
+      )
+    self._write(data=content)
 
   def set_trained(self):
     self._write(trained=self._settings)

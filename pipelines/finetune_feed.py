@@ -83,7 +83,10 @@ def catalog_feed(
   general = runs.token_feed(
     replay_data_dir, batch_size=batch_size, seed=seed, crops=crops, spec=spec
   )
-  return runs.PreparedFeed(MixedFeed(catalog.feed, general.feed, replay_rate), identity)
+  return runs.PreparedFeed(
+    MixedFeed(catalog.feed, general.feed, replay_rate), identity,
+    catalog.content + general.content, catalog.notes + general.notes,
+  )  # fmt: skip
 
 
 def check_same_tokens(data_dir: str, other: str):

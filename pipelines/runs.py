@@ -12,20 +12,22 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from etils import epath
 
 from inference.sampling import check_seed
-from models import folder_marker
+from models import folder_marker, record_shards
 from models.adapted import AdaptedModel
 from models.depthformer import DepthformerModel
-from models.record_shards import TokenFolder, find_token_folder
+from models.record_shards import NoSplitError, TokenDataError, TokenFolder, find_token_folder
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 from pipelines import initial_params
-from pipelines.checkpoint_sources import checkpoint_identity, write_model_file
+from pipelines.checkpoint_sources import MODEL_FILE, checkpoint_identity, write_model_file
 from pipelines.device_peak import run_efficiency
 from pipelines.precompile import StepOptions, compile_step, describe_memory
 from training import hosts, loop
 from training.best import KeepBest
 from training.checkpoints import saved_steps
+from training.data_state import check_same_data
 from training.feed import MixedFeed, TokenFeed
 from training.metrics import sum_metrics, summarize
 from training.partitioning import Partitioning, PjitPartitioner
@@ -68,6 +70,7 @@ def train(
   dry_run: bool = False,
   precompile: bool = False,
   on_start: Callable[[], Any] | None = None,
+  allow_other_data: bool = False,
 ) -> TrainState | None:
   """Trains `trainable` on `feed`, into `model_dir`; started again it goes on.
 
@@ -108,6 +111,11 @@ def train(
     dry_run: print the model, the first example and the memory needed, and train nothing.
     precompile: compile the step, print what XLA says of its memory, and train nothing.
     on_start: called when everything is built.
+    allow_other_data: go on with other data than the newest checkpoint was trained on.
+
+  Raises:
+    TokenDataError: the data, or what evaluators hold out, is not there, empty or damaged.
+    ValueError: a number is out of range, or see `training.loop.train`.
   """
   check_seed(seed, 'RANDOM_SEED')
   profile = ProfileWindow.parse(model_dir, profile_steps) if profile_steps else None
@@ -116,6 +124,7 @@ def train(
     checkpoint_period=(checkpoint_period, 1), num_microbatches=(num_microbatches, 1),
     max_skipped_steps=(max_skipped_steps, 0),
   )  # fmt: skip
+  _check_data(feed, evaluators if eval_period else ())
   partitioning = (partitioner or PjitPartitioner()).fit(getattr(feed, 'batch_size', None))
   info = parameter_table(trainable, partitioning)
   optimizer, first = make_optimizer(optimizer, trainable), hosts.is_first()
@@ -188,6 +197,7 @@ def train(
     partitioning=partitioning,
     profile=profile,
     derive=efficiency,
+    allow_other_data=allow_other_data,
   )
   # Not after a signal: whoever sent it wants the process gone, and will start the run again.
   time_is_up = time_budget_secs is not None and time.monotonic() - began >= time_budget_secs
@@ -196,6 +206,18 @@ def train(
     if first and (whole.step >= total_steps or time_is_up):
       finish(whole, trainable, str(folder))
   return state
+
+
+def _check_data(feed: Any, evaluators: Sequence[Any]):
+  """Looks at what will be read, now and at the first evaluation."""
+  if isinstance(feed, PreparedFeed):
+    feed.check()
+    if hosts.is_first():
+      for note in feed.notes:
+        print(note, flush=True)
+  for evaluator in evaluators:
+    if isinstance(evaluator, HeldOutLoss):
+      evaluator.check()
 
 
 def _start_of_schedule(optimizer: Optimizer, path: str, restored: bool) -> str:
@@ -232,6 +254,23 @@ class HeldOutLoss:
     self._partitioning: Partitioning | None = None
     self._metrics = jax.jit(self._metrics_of)
 
+  def check(self):
+    """Looks at the held-out split before the first step.
+
+    Raises:
+      TokenDataError: it is not there, empty or damaged; names the way out.
+    """
+    if not isinstance(self._feed, TokenFeed):
+      return
+    try:
+      self._feed.check()
+    except TokenDataError as error:
+      raise TokenDataError(
+        f'{self.name} cannot be evaluated: {error}',
+        'Prepare the corpus with a larger --validation_fraction or --min_held_out, or train '
+        'without evaluation: --gin.EVAL_PERIOD=0.' if isinstance(error, NoSplitError) else '',
+      ) from error
+
   def use(self, partitioning: Partitioning):
     """Shares the batches among the devices of a run."""
     if not partitioning.trivial:
@@ -260,14 +299,27 @@ class HeldOutLoss:
 
 @dataclasses.dataclass(frozen=True)
 class PreparedFeed:
-  """A feed of tokens that also tells which codec and style model they come from."""
+  """A feed of tokens that also tells where they come from.
+
+  Attributes:
+    feed: gives the batches.
+    identity: names and hashes of the codec and the style model.
+    content: of each data set, its fingerprint and what it is in words; see `training.data_state`.
+    notes: what should be said of the data, a line each.
+  """
 
   feed: TokenFeed | MixedFeed
   identity: dict[str, str]
+  content: tuple[dict[str, str], ...] = ()
+  notes: tuple[str, ...] = ()
 
   @property
   def batch_size(self) -> int:
     return self.feed.batch_size
+
+  def check(self):
+    """See `TokenFeed.check`."""
+    self.feed.check()
 
   def batches(self, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
     return self.feed.batches(start)
@@ -315,7 +367,17 @@ def token_feed(
   given = {'crops': crops, 'style': style}
   options = {key: value for key, value in given.items() if value is not None}
   task = registry.live_music_task(data_dir, name=mixture_or_task_name, spec=spec, **options)
-  return PreparedFeed(TokenFeed(task, split, batch_size, seed=seed), token_identity(data_dir))
+  folder = TokenFolder(find_token_folder(data_dir))
+  return PreparedFeed(
+    TokenFeed(task, split, batch_size, seed=seed), token_identity(data_dir),
+    (data_content(folder),), tuple(folder.notes()),
+  )  # fmt: skip
+
+
+def data_content(folder: TokenFolder) -> dict[str, str]:
+  """What a data set holds, for checkpoints: 'fingerprint' and, in words, 'about'."""
+  counts = ', '.join(f'{folder.num_records(split)} {split}' for split in folder.splits)
+  return {'fingerprint': folder.fingerprint, 'about': f'{folder.path} ({counts})'}
 
 
 def token_identity(data_dir: str) -> dict[str, str]:
@@ -337,6 +399,7 @@ def describe_model(
   model: DepthformerModel,
   data_dir: str,
   initial_checkpoint_path: str | None = None,
+  allow_other_data: bool = False,
 ) -> pathlib.Path:
   """Writes MODEL_DIR/model.json for a run that another engine trains, and returns its path.
 
@@ -345,16 +408,30 @@ def describe_model(
     model: what it trains.
     data_dir: output of prepare.py.
     initial_checkpoint_path: the T5X checkpoint that it starts from.
+    allow_other_data: go on although the run in `model_dir` was begun with other data.
 
   Raises:
-    ValueError: the checkpoint was trained on tokens of another codec or style model.
+    ValueError: the checkpoint was trained on tokens of another codec or style model, or the run on
+      other data.
   """
   identity = token_identity(data_dir)
+  content = [data_content(TokenFolder(find_token_folder(data_dir)))]
+  if told := _data_of_t5x_run(model_dir, content, allow_other_data):
+    print(told, flush=True)
   if initial_checkpoint_path:
     initial_params.check_tokens(
       initial_checkpoint_path, checkpoint_identity(initial_checkpoint_path), identity
     )
-  return write_model_file(model_dir, model, **identity)
+  return write_model_file(model_dir, model, data=content, **identity)
+
+
+def _data_of_t5x_run(model_dir: str, content: list[dict[str, str]], allow_other: bool) -> str:
+  """Compares the data with that of the run, whose checkpoints say nothing of it."""
+  folder = epath.Path(model_dir)  # May be in a bucket.
+  if not folder.is_dir() or not any(p.name.startswith('checkpoint_') for p in folder.iterdir()):
+    return ''
+  described = record_shards.read_json(folder / MODEL_FILE).get('data')
+  return check_same_data(str(folder), described, content, allow_other=allow_other)
 
 
 def held_out_token_feed(

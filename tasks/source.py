@@ -114,6 +114,13 @@ class TokenRecordSource(seqio.DataSource):
       raise TokenDataError(f'There is no split {split!r}; the data set has {sorted(self._files)}.')
     return self._files[split]
 
+  def check(self, split: str):
+    """Raises TokenDataError where a split is not there or empty, or its shards are not whole."""
+    files = self.list_shards(split)
+    if not self.num_input_examples(split):
+      where = self._folder.path if self._folder else files[:1]
+      raise TokenDataError(f'Split {split!r} of {where} has no records.')
+
   def get_dataset(
     self,
     split: str = 'train',
@@ -145,10 +152,8 @@ class TokenRecordSource(seqio.DataSource):
       TokenDataError: the split is not there or empty, or not all of its shards are whole.
       ValueError: the shards do not divide among the hosts.
     """
-    self.list_shards(split)
+    self.check(split)
     total = self.num_input_examples(split)
-    if not total:
-      raise TokenDataError(f'Split {split!r} has no records.')
     if not 0 <= host < num_hosts:
       raise ValueError(f'host={host} is not in 0..{num_hosts - 1}.')
     first = start + host

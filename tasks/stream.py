@@ -20,6 +20,16 @@ def num_examples(task_name: str, split: str) -> int:
   return int(examples.reduce(np.int64(0), lambda count, _: count + 1))
 
 
+def check(task_name: str, split: str):
+  """Looks at a split before it is read.
+
+  Raises:
+    TokenDataError: it is not there or empty, or not all of its shards are whole.
+  """
+  registry.task_info(task_name)
+  seqio.TaskRegistry.get(task_name).source.check(split)
+
+
 def example_dataset(
   task_name: str,
   split: str,

@@ -55,6 +55,16 @@ class TokenFeed:
 
     return stream.num_examples(self.task_name, self.split)
 
+  def check(self):
+    """Looks at the split before its first batch is wanted.
+
+    Raises:
+      TokenDataError: it is not there or empty, or not all of its shards are whole.
+    """
+    from tasks import stream
+
+    stream.check(self.task_name, self.split)
+
   def examples(self, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
     """Single examples `start`, `start + 1`, ... of the stream, as rows of batches."""
     one = TokenFeed(self.task_name, self.split, 1, seed=self._options['seed'])
@@ -109,6 +119,11 @@ class MixedFeed:
   def shard(self, index: int, count: int) -> 'MixedFeed':
     """The same batches, of which this one yields row `index` and every `count`-th after it."""
     return MixedFeed(*self._feeds, self._rate, host=index, num_hosts=count)
+
+  def check(self):
+    """Looks at both splits; see `TokenFeed.check`."""
+    for feed in self._feeds:
+      feed.check()
 
   def num_second(self, num_examples: int) -> int:
     """How many of the first `num_examples` examples are the second feed's."""

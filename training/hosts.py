@@ -148,15 +148,15 @@ class AgreedStop:
   def __init__(self, stop: StopRequest):
     """Keeps asking `stop`; a process that is alone just passes its answers on."""
     self._stop, self._outcome, self._counted = stop, _NO, None
-    self._alone = jax.process_count() == 1
-    if not self._alone:
+    self.alone = jax.process_count() == 1
+    if not self.alone:
       mesh = jax.sharding.Mesh(np.array(jax.devices()), ('devices',))
       self._votes = NamedSharding(mesh, PartitionSpec('devices'))
       self._count = jax.jit(lambda x: x.max(), out_shardings=NamedSharding(mesh, PartitionSpec()))
 
   def vote(self) -> bool:
     """Whether to stop now; to be called once a step."""
-    if self._alone:
+    if self.alone:
       return bool(self._stop.reason)
     if self._counted is not None:
       self._outcome = int(self._counted)
@@ -170,7 +170,7 @@ class AgreedStop:
   @property
   def reason(self) -> str | None:
     """Why the run stops, in words, or None."""
-    if self._alone:
+    if self.alone:
       return self._stop.reason
     if self._outcome == _NO:
       return None
@@ -179,4 +179,4 @@ class AgreedStop:
   @property
   def signalled(self) -> bool:
     """Whether a signal is what stops the run."""
-    return self._stop.signalled if self._alone else self._outcome == _SIGNAL
+    return self._stop.signalled if self.alone else self._outcome == _SIGNAL

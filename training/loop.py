@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import optax
 
-from training import hosts
+from training import data_state, hosts
 from training.best import KeepBest
 from training.checkpoints import Checkpoints
+from training.due_evaluation import DueEvaluation
 from training.meter import Meter
 from training.metrics import NoWriters, Writers
 from training.partitioning import Partitioning, PjitPartitioner
@@ -75,6 +76,7 @@ def train(
   keep_best: KeepBest | None = None,
   profile: ProfileWindow | None = None,
   derive: Derived | None = None,
+  allow_other_data: bool = False,
 ) -> TrainState:
   """Trains until `total_steps`, a signal, or the end of the time budget; the last step is saved.
 
@@ -110,6 +112,7 @@ def train(
     keep_best: which checkpoints stay beside the newest ones.
     profile: steps to trace.
     derive: from the metrics of one line, more of them, such as `efficiency.Efficiency`.
+    allow_other_data: go on with other data than that of the checkpoint.
 
   Returns:
     The state after the last step made.
@@ -117,7 +120,8 @@ def train(
   Raises:
     FloatingPointError: the loss or the gradient became infinite or not a number, oftener in a row
       than is borne; names the step.
-    ValueError: a number of steps or checkpoints is too small.
+    ValueError: a number of steps or checkpoints is too small, or the checkpoint is of a run on
+      other data (`data_state`).
     DiskError: a file could not be written; the newest checkpoint is whole.
     FolderInUseError: another run works in `model_dir`.
   """
@@ -144,7 +148,14 @@ def train(
     if checkpoints.latest_step is not None:
       like = partitioning.state_like(trainable, optimizer, init_rng)
       state, data = checkpoints.restore(like)
-      position, origin = _next_batch(data, feed), f'from checkpoint_{int(state.step)}'
+      origin = f'from checkpoint_{int(state.step)}'
+      told = data_state.check_same_data(
+        f'{model_dir}/checkpoint_{int(state.step)}', data.get('data'),
+        data_state.content_of(feed), allow_other=allow_other_data,
+      )  # fmt: skip
+      if told:
+        say(told)
+      position = data_state.next_batch(data, feed)
     else:
       state = partitioning.create_state(trainable, optimizer, init_rng, initial_params)
       if initial_optimizer_state is not None:
@@ -153,7 +164,10 @@ def train(
       position = 0
       origin = 'from scratch' if initial_params is None else 'from the given parameters'
   first_step = step = evaluated_at = int(state.step)
-  writers.rewind(step)
+  due = DueEvaluation(model_dir, writes=first)
+  owed = bool(eval_period) and (due.is_owed(step) or eval_at_start and step == 0)
+  # What the evaluators before the one that failed wrote is written anew.
+  writers.rewind(step, anew=evaluators if owed else ())
   say(f'{model_dir}: {origin}, {step} of {total_steps} steps made, {partitioning}.')
   train_step = make_train_step(
     trainable,
@@ -174,9 +188,10 @@ def train(
     Prefetcher(own_feed, position, place=partitioning.placer(shared)) as batches,
     Progress(total_steps, step, enabled=progress and first) as bar,
   ):
-    if eval_period and eval_at_start and step == 0:
+    if owed:
       with meter.timed('evaluate'):
         _evaluate(evaluators, state, step, writers)
+      due.done()
     stop.wish(_stop_reason(evaluators))
     while step < total_steps and not agreed.vote():
       if step in getattr(trainable, 'calibration_steps', ()):
@@ -186,7 +201,10 @@ def train(
             calibrated = restart_average(calibrated)
           state = partitioning.like(calibrated, state)
       with meter.timed('data_wait'):
-        batch = batches.next()
+        # Who waits for data must hear a signal; several processes can only stop together.
+        batch = batches.next(lambda: bool(stop.reason) and agreed.alone)
+      if batch is None:
+        break
       with meter.timed('compilation') if step == first_step else contextlib.nullcontext():
         state, metrics = train_step(state, batch, step_rng)
       step += 1
@@ -196,25 +214,33 @@ def train(
 
       if step % log_period == 0:
         _log(meter, step, writers, bar, derive)
+      is_due = eval_period and step % eval_period == 0
+      if is_due:
+        due.begin(step)
       if step % checkpoint_period == 0:
         meter.check()
         with meter.timed('checkpoint'):
-          checkpoints.save(state, _data_position(batches, feed))
-      if eval_period and step % eval_period == 0:
+          checkpoints.save(state, data_state.position(batches.position, feed))
+      if is_due:
         with meter.timed('evaluate'):
           _evaluate(evaluators, state, step, writers)
+        due.done()
         evaluated_at = step
         stop.wish(_stop_reason(evaluators))
 
     # The end, whatever the reason for it: the last step is on disk before anything else.
     meter.check()
+    is_due = eval_period and evaluated_at < step and not agreed.signalled
+    if is_due:
+      due.begin(step)
     with meter.timed('checkpoint'):
-      checkpoints.save(state, _data_position(batches, feed))
+      checkpoints.save(state, data_state.position(batches.position, feed))
       checkpoints.wait()
     if meter.has_steps:
       _log(meter, step, writers, bar, derive)
-    if eval_period and evaluated_at < step and not agreed.signalled:
+    if is_due:
       _evaluate(evaluators, state, step, writers)
+      due.done()
   writers.close()
   end = 'finished' if step >= total_steps else f'stopped because {agreed.reason}'
   say(f'{model_dir}: {end}; {step} steps are saved in checkpoint_{step}.')
@@ -234,29 +260,6 @@ def check_numbers(**values: tuple[int, int]):
   for name, (value, least) in values.items():
     if not isinstance(value, int) or value < least:
       raise ValueError(f'{name}={value!r} is not a whole number of at least {least}.')
-
-
-def _data_position(batches: Prefetcher, feed: Any) -> dict[str, Any]:
-  """What a checkpoint says about the data: the batch that no step has seen yet."""
-  return {'next_batch': batches.position, 'batch_size': getattr(feed, 'batch_size', None)}
-
-
-def _next_batch(data: dict[str, Any], feed: Any) -> int:
-  """The batch to go on with, so that no example is repeated or left out.
-
-  Raises:
-    ValueError: the batch size has changed and the next example does not begin a batch.
-  """
-  saved, now = data.get('batch_size'), getattr(feed, 'batch_size', None)
-  if saved is None or now is None or saved == now:
-    return data['next_batch']
-  next_example = data['next_batch'] * saved
-  if next_example % now:
-    raise ValueError(
-      f'The run stopped before example {next_example} with batches of {saved}; batches of {now} do '
-      f'not begin there. Choose a batch size that divides {next_example}.'
-    )
-  return next_example // now
 
 
 def _tell_skipped(model_dir: pathlib.Path, step: int, indices: list[int]):

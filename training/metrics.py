@@ -4,7 +4,7 @@ import contextlib
 import json
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -90,12 +90,18 @@ class Writers:
     self._tensorboard = tensorboard
     self._event_writers: dict[str, Any] = {}
 
-  def rewind(self, step: int):
-    """Drops the lines after `step`: a restarted run makes these steps again."""
+  def rewind(self, step: int, anew: Collection[str] = ()):
+    """Drops the lines after `step`, and those of `step` in the streams `anew`.
+
+    A run that is started again makes these steps, or that evaluation, again.
+    """
     path = self._dir / FILE_NAME
     if not path.exists():
       return
-    kept = [line for line in read_metrics(self._dir) if line['step'] <= step]
+    kept = [
+      line for line in read_metrics(self._dir)
+      if line['step'] < step or line['step'] == step and line['stream'] not in anew
+    ]  # fmt: skip
     partial = path.with_suffix('.partial')
     partial.write_text(''.join(json.dumps(line) + '\n' for line in kept))
     partial.replace(path)
@@ -135,7 +141,7 @@ class Writers:
 class NoWriters:
   """What a process writes that is not the first: nothing."""
 
-  def rewind(self, step: int):
+  def rewind(self, step: int, anew: Collection[str] = ()):
     pass
 
   def write(self, step: int, values: Mapping[str, float], stream: str = 'train'):

@@ -9,6 +9,8 @@ import numpy as np
 
 Batch = dict[str, np.ndarray]
 _END = object()
+_LOOK_SECS = 0.2  # Between looks at whether to give up waiting.
+_JOIN_SECS = 5.0
 
 
 def feed_batches(feed: Any, start: int) -> Iterator[Batch]:
@@ -78,14 +80,20 @@ class Prefetcher:
         continue
     return False
 
-  def next(self) -> Any:
-    """The next batch, as `place` left it.
+  def next(self, give_up: Callable[[], bool] = lambda: False) -> Any:
+    """The next batch, as `place` left it; None where it does not come and `give_up` says so.
 
     Raises:
       StopIteration: the feed has ended.
       Exception: whatever the feed raised.
     """
-    item = self._queue.get()
+    while True:
+      try:
+        item = self._queue.get(timeout=_LOOK_SECS)
+        break
+      except queue.Empty:
+        if give_up():
+          return None
     if item is _END or isinstance(item, BaseException):
       self._queue.put(item)
       raise StopIteration('The feed has ended.') if item is _END else item
@@ -102,7 +110,7 @@ class Prefetcher:
         self._queue.get_nowait()
       except queue.Empty:
         break
-    self._thread.join(timeout=10.0)
+    self._thread.join(timeout=_JOIN_SECS)
 
   def __enter__(self) -> 'Prefetcher':
     return self

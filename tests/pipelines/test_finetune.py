@@ -181,6 +181,15 @@ def test_output_of_another_run_is_refused(base, method, message, tuned, bases):
   assert (tuned.result.bundle_dir / 'weights.safetensors').read_bytes() == before
 
 
+def test_a_catalog_that_has_changed_is_refused(tuned, bases, tmp_path, refusing):
+  """The output directory is of the tokens that it was begun with."""
+  shutil.copytree(tuned.output_dir / 'corpus', tmp_path / 'changed')
+  stats = source.find_token_folder(tmp_path / 'changed') / 'stats.json'
+  stats.write_text(json.dumps(json.loads(stats.read_text()) | {'fingerprint': 'f2'}))
+  with pytest.raises(ValueError, match=r'holds a run on .* \[\w{12}\], the catalog now gives .*f2'):
+    finetune.finetune(tmp_path / 'changed', tuned.output_dir, base=bases[0], options=_options())
+
+
 def _run_of(folder, losses, saved):
   """A MODEL_DIR that evaluated step -> loss and holds checkpoints of the steps `saved`."""
   for step in saved:

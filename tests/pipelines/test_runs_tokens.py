@@ -1,14 +1,18 @@
 """Token records as a training run sees them: batches, order, identity, held-out examples."""
 
+import functools
 import itertools
 import json
 import os
+import shutil
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import numpy as np
 import pytest
 
+from models.depthformer import DepthformerConfig, DepthformerModel
+from models.record_shards import TokenDataError, TokenFolder
 from models.spec import LiveMusicSpec
 from pipelines import runs
 from preprocessing.features import ClipTokens
@@ -99,3 +103,79 @@ def test_first_example_of_real_records_is_decoded(data_dir):
   batch = next(runs.token_feed(data_dir, batch_size=1, seed=1).batches(0))
   text = runs.describe_batch(batch)
   assert f'codes by level: [{600 + batch["index"][0]}, ' in text
+
+
+def test_checkpoints_will_know_the_data(data_dir):
+  (content,) = runs.token_feed(data_dir, batch_size=2).content
+  assert content['about'] == f'{data_dir}/toy/1.0.0 (6 train, 2 validation)'
+  assert content['fingerprint'] == TokenFolder(f'{data_dir}/toy/1.0.0').fingerprint
+
+
+def test_a_run_of_another_engine_does_not_go_on_with_other_data(data_dir, tmp_path, capsys):
+  """Its checkpoints do not know the data; model.json does."""
+  model = DepthformerModel(DepthformerConfig(), SPEC)
+  describe = functools.partial(runs.describe_model, str(tmp_path), model=model)
+  path = describe(data_dir=data_dir)
+  described = json.loads(path.read_text())
+  assert described['data'] == list(runs.token_feed(data_dir, batch_size=2).content)
+  other = shutil.copytree(data_dir, tmp_path / 'other')
+  stats = other / 'toy' / '1.0.0' / 'stats.json'
+  stats.write_text(json.dumps(json.loads(stats.read_text()) | {'fingerprint': 'f2'}))
+  describe(data_dir=str(other))  # Nothing was trained yet.
+  describe(data_dir=data_dir)
+  (tmp_path / 'checkpoint_10').mkdir()
+  describe(data_dir=data_dir)
+  with pytest.raises(ValueError, match=r'was trained on .*toy/1.0.0 \(6 train.*; now it is given'):
+    describe(data_dir=str(other))
+  assert json.loads(path.read_text())['data'] == described['data']
+  describe(data_dir=str(other), allow_other_data=True)
+  assert 'ALLOW_OTHER_DATA is set: it goes on.' in capsys.readouterr().out
+  path.write_text(json.dumps({name: described[name] for name in described if name != 'data'}))
+  describe(data_dir=data_dir)
+  assert 'does not say which data it was trained on' in capsys.readouterr().out
+
+
+def _train(data_dir, tmp_path, **options):
+  """A run whose model is never made: it is stopped by what is looked at before."""
+  feed = runs.token_feed(data_dir, batch_size=2)
+  held_out = runs.HeldOutLoss(None, runs.held_out_token_feed(data_dir, batch_size=2))
+  return runs.train(
+    model_dir=str(tmp_path / 'run'), trainable=None, feed=feed, optimizer=None, total_steps=1000,
+    evaluators=[held_out], **options,
+  )  # fmt: skip
+
+
+@pytest.fixture
+def no_validation(data_dir, tmp_path):
+  """The same data set without its held-out split."""
+  shutil.copytree(data_dir, tmp_path / 'data')
+  folder = tmp_path / 'data' / 'toy' / '1.0.0'
+  (folder / shard_name('toy', 'validation', 0, 1)).unlink()
+  info = json.loads((folder / 'dataset_info.json').read_text())
+  info['splits'] = [split for split in info['splits'] if split['name'] == 'train']
+  (folder / 'dataset_info.json').write_text(json.dumps(info))
+  return str(tmp_path / 'data')
+
+
+def test_a_missing_held_out_split_is_known_before_the_first_step(no_validation, tmp_path):
+  message = (
+    r"training_eval/held_out cannot be evaluated: There is no split 'validation' .* has \['train'\]"
+    r'.*train without evaluation: --gin.EVAL_PERIOD=0'
+  )
+  with pytest.raises(ValueError, match=message):
+    _train(no_validation, tmp_path, eval_period=1000)
+  assert not (tmp_path / 'run').exists()
+  with pytest.raises(ValueError, match=message):
+    _train(no_validation, tmp_path, eval_period=1000, dry_run=True)
+  with pytest.raises(AttributeError):  # Without evaluation it goes on, to a model that is not one.
+    _train(no_validation, tmp_path, eval_period=0)
+
+
+@pytest.mark.parametrize('split', ['train', 'validation'])
+def test_damaged_shards_are_known_before_the_first_step(data_dir, tmp_path, split):
+  shutil.copytree(data_dir, tmp_path / 'data')
+  path = tmp_path / 'data' / 'toy' / '1.0.0' / shard_name('toy', split, 0, 1)
+  path.write_bytes(path.read_bytes()[:-7])
+  with pytest.raises(TokenDataError, match=f'{path} ends inside of record'):
+    _train(str(tmp_path / 'data'), tmp_path, eval_period=1000)
+  assert not (tmp_path / 'run').exists()

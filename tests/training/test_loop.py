@@ -17,7 +17,16 @@ import numpy as np
 import optax
 import pytest
 
-from training import checkpoints, loop, metrics, optimizers, schedules, stopping, wrappers
+from training import (
+  checkpoints,
+  data_state,
+  loop,
+  metrics,
+  optimizers,
+  schedules,
+  stopping,
+  wrappers,
+)
 from training.state import create_state
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -112,11 +121,102 @@ def test_prefetch_does_not_run_ahead_of_the_checkpoint(tmp_path):
 def test_another_batch_size_goes_on_with_the_same_example():
   feed = Feed()
   feed.batch_size = 6
-  assert loop._next_batch({'next_batch': 9, 'batch_size': 4}, feed) == 6
-  assert loop._next_batch({'next_batch': 9, 'batch_size': 6}, feed) == 9
-  assert loop._next_batch({'next_batch': 9, 'batch_size': None}, feed) == 9
+  assert data_state.next_batch({'next_batch': 9, 'batch_size': 4}, feed) == 6
+  assert data_state.next_batch({'next_batch': 9, 'batch_size': 6}, feed) == 9
+  assert data_state.next_batch({'next_batch': 9, 'batch_size': None}, feed) == 9
   with pytest.raises(ValueError, match='before example 40 with batches of 4; batches of 6'):
-    loop._next_batch({'next_batch': 10, 'batch_size': 4}, feed)
+    data_state.next_batch({'next_batch': 10, 'batch_size': 4}, feed)
+
+
+class KnownFeed(Feed):
+  """A feed that says what it reads."""
+
+  def __init__(self, *fingerprints):
+    super().__init__()
+    self.content = [{'fingerprint': name, 'about': f'data {name}'} for name in fingerprints]
+
+
+def test_a_mixture_is_the_same_data_where_all_of_its_parts_are():
+  one, two = (KnownFeed(*names).content for names in ('ab', 'ac'))
+  assert data_state.check_same_data('run', one, one) == ''
+  for saved, given in ((one, two), (one[:1], one), (one, one[1:])):
+    with pytest.raises(ValueError, match=r'^run was trained on data a \[a\].*; now it is given'):
+      data_state.check_same_data('run', saved, given)
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path, capsys):
+  _train(tmp_path, total_steps=2, feed=KnownFeed('a'))
+  after = ['b', 'c']
+  with pytest.raises(ValueError, match=r'checkpoint_2 was trained on data a \[a\]') as caught:
+    _train(tmp_path, total_steps=4, feed=KnownFeed(*after))
+  assert 'now it is given data b [b] and data c [c]. Give the data' in str(caught.value)
+  assert '--gin.ALLOW_OTHER_DATA=True goes on' in str(caught.value)
+  assert checkpoints.find_checkpoint(tmp_path).name == 'checkpoint_2'
+  capsys.readouterr()
+  _train(tmp_path, total_steps=4, feed=KnownFeed(*after), allow_other_data=True)
+  assert 'ALLOW_OTHER_DATA is set: it goes on.' in capsys.readouterr().out
+  assert _train(tmp_path, total_steps=6, feed=KnownFeed(*after)).step == 6
+  assert 'was trained on' not in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_does_not_know_its_data_goes_on_with_a_line(tmp_path, capsys):
+  _train(tmp_path, total_steps=2)
+  assert _train(tmp_path, total_steps=4, feed=KnownFeed('a')).step == 4
+  told = 'checkpoint_2 does not say which data it was trained on; it goes on with data a [a].'
+  assert told in capsys.readouterr().out
+  with pytest.raises(ValueError, match=r'trained on data a \[a\]; now it is given data b'):
+    _train(tmp_path, feed=KnownFeed('b'))
+
+
+def test_an_evaluation_that_failed_is_made_before_the_run_is_finished(tmp_path, capsys):
+  """Its step is saved before it; the lines of the evaluators before it do not stand there twice."""
+  told = []
+
+  def second(state):
+    if not told:
+      raise ValueError('the held-out split is damaged')
+    return [('loss', told[0])]
+
+  evaluators = {'eval/first': lambda state: [('steps', int(state.step))], 'eval/second': second}
+  options = dict(total_steps=4, eval_period=4, evaluators=evaluators)
+  for _ in range(2):
+    with pytest.raises(ValueError, match='held-out split is damaged'):
+      _train(tmp_path, **options)
+    assert 'finished' not in capsys.readouterr().out
+  told.append(7.0)
+  assert _train(tmp_path, **options).step == 4
+  assert 'finished; 4 steps are saved' in capsys.readouterr().out
+  lines = [line for line in metrics.read_metrics(tmp_path) if line['stream'] != 'train']
+  assert [(line['step'], line['stream']) for line in lines] == [(4, 'eval/first'),
+                                                                (4, 'eval/second')]  # fmt: skip
+  _train(tmp_path, **options)
+  assert len([x for x in metrics.read_metrics(tmp_path) if x['stream'] != 'train']) == 2
+
+
+def test_a_run_that_waits_for_data_hears_that_it_should_stop(tmp_path, monkeypatch):
+  """Its third batch never comes; the signal is sent once it is asked for."""
+  asked, never = threading.Event(), threading.Event()
+
+  class Stuck(Feed):
+    def batch(self, index):
+      if index == 2:
+        asked.set()
+        never.wait()
+      return super().batch(index)
+
+  class Asked(stopping.StopRequest):
+    @property
+    def reason(self):
+      if asked.is_set() and not self.signalled:
+        self.request('SIGTERM was received')
+      return super().reason
+
+  monkeypatch.setattr(loop, 'StopRequest', Asked)
+  monkeypatch.setattr('training.prefetch._JOIN_SECS', 0.0)
+  state = _train(tmp_path, feed=Stuck())
+  never.set()
+  assert state.step <= 2
+  assert checkpoints.find_checkpoint(tmp_path).name == f'checkpoint_{int(state.step)}'
 
 
 def _state_like():
