@@ -10,6 +10,9 @@ from tasks import preprocessors, registry
 
 _CONVERTED = {'inputs': 'encoder_input_tokens', 'targets': 'decoder_target_tokens'}
 
+# The second, where the message of the first quotes a damaged record.
+_READ_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
+
 
 def num_examples(task_name: str, split: str) -> int:
   """Examples in one epoch of a split; of an evaluation task they are counted by reading it."""
@@ -17,7 +20,10 @@ def num_examples(task_name: str, split: str) -> int:
     return seqio.TaskRegistry.get(task_name).source.num_input_examples(split)
   # A short clip gives fewer examples, and its length stands in its record.
   examples = example_dataset(task_name, split, seed=0, num_epochs=1)
-  return int(examples.reduce(np.int64(0), lambda count, _: count + 1))
+  try:
+    return int(examples.reduce(np.int64(0), lambda count, _: count + 1))
+  except _READ_ERRORS as error:
+    raise seqio.TaskRegistry.get(task_name).source.explain(split, 0, error) from None
 
 
 def check(task_name: str, split: str):
@@ -150,8 +156,7 @@ def token_batches(
     for batch in batches.as_numpy_iterator():
       yield _fill(batch, size, info.spec.pad_id)
       example += batch_size
-  except (tf.errors.OpError, UnicodeDecodeError) as error:
-    # The second, where the message of the first quotes a damaged record.
+  except _READ_ERRORS as error:
     source = seqio.TaskRegistry.get(task_name).source
     raise source.explain(split, example // info.examples_per_record, error) from None
 

@@ -52,7 +52,7 @@ def test_what_stands_beside_the_shards(folder, name):
   path = folder / name
   valid = path.read_bytes()
 
-  @mutations.settings(60)
+  @mutations.settings(40)
   @hypothesis.given(mutations.mutations(valid))
   def run(mutation):
     path.write_bytes(mutation.data)
@@ -68,7 +68,7 @@ def test_a_shard(folder):
   path = token_folders.shard_path(folder, 'train', 0, 2)
   valid = path.read_bytes()
 
-  @mutations.settings(80)
+  @mutations.settings(40)
   @hypothesis.given(mutations.mutations(valid))
   def run(mutation):
     path.write_bytes(mutation.data)
@@ -99,7 +99,7 @@ def test_a_shard_that_changes_while_it_is_read(folder):
     assert number == 2 * COUNT
     return found
 
-  @mutations.settings(80)
+  @mutations.settings(25)
   @hypothesis.given(mutations.mutations(valid))
   def run(mutation):
     path.write_bytes(mutation.data)
@@ -134,7 +134,7 @@ def test_a_record_whose_checksums_are_right(tmp_path):
     for tokens, _ in records.read_shards([path]):
       assert tokens.acoustic_tokens.min() >= 0 and tokens.acoustic_tokens.max() < 1024
 
-  @mutations.settings(80)
+  @mutations.settings(25)
   @hypothesis.given(mutations.mutations(valid, head=len(valid)))
   def run(mutation):
     with tf.io.TFRecordWriter(str(path)) as writer:

@@ -8,7 +8,6 @@ import itertools
 import json
 import re
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -17,9 +16,7 @@ import tensorflow as tf
 from models.record_shards import TokenDataError, TokenFolder, count_records
 from preprocessing import records, token_inspection
 from tasks import registry, source, stream
-
-sys.path.insert(0, os.path.dirname(__file__))
-import token_folders  # noqa: E402
+from tests.tasks import token_folders
 
 NUM_RECORDS = 7
 
