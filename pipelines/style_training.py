@@ -136,6 +136,11 @@ def _held_out_feed(held_out_dir: str | None, data_dir: str, feed: StyleFeed) -> 
     except ValueError:
       tracks = []
   if not tracks:
+    if hosts.is_first():
+      print(
+        f'{data_dir} holds out no tracks with captions: nothing is evaluated. HELD_OUT_DIR names '
+        'others.', flush=True,
+      )  # fmt: skip
     return None
   return StyleFeed(
     tracks, feed.vocabulary, feed.config, batch_size=1, seed=feed.seed, spec=feed.spec,
