@@ -195,13 +195,24 @@ def write_whole(path: str | os.PathLike, content: bytes):
   target.parent.mkdir(parents=True, exist_ok=True)
   partial = target.with_name(f'.{target.name}.{os.getpid()}')
   try:
-    with open(partial, 'wb') as file:
+    with writing(path), open(partial, 'wb') as file:
       file.write(content)
       file.flush()
       os.fsync(file.fileno())
     partial.replace(target)
   finally:
     partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+  """Adds the name of a file to an OSError that has none, such as that of a full disk."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno is None or error.filename is not None:
+      raise
+    raise type(error)(error.errno, error.strerror, os.fspath(path)) from error
 
 
 @contextlib.contextmanager

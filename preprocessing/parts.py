@@ -25,6 +25,7 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
+from preprocessing import files
 from preprocessing.features import ClipOptions, ClipTokens
 from preprocessing.quality import QualityLimits
 
@@ -190,7 +191,7 @@ def atomic_file(path: epath.PathLike) -> Iterator[IO[bytes]]:
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:12]}')
   try:
-    with open(partial, 'wb') as file:
+    with files.writing(path), open(partial, 'wb') as file:
       yield file
       file.flush()
       os.fsync(file.fileno())

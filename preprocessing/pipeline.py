@@ -8,6 +8,7 @@ returns or counts.
 import errno
 import importlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -140,7 +141,9 @@ def run_ranges(
     code = next((code for words, code in _FULL_DISK.items() if words in str(error)), None)
     if code is None:
       raise
-    raise OSError(code, os.strerror(code), os.path.dirname(ranges[0].plan)) from error
+    named = re.search(rf"{re.escape(os.strerror(code))}: '([^']+)'", str(error))
+    place = named[1] if named else os.path.dirname(ranges[0].plan)
+    raise OSError(code, os.strerror(code), place) from error
   finally:
     _ended.set()
     finished.set()

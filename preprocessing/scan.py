@@ -321,8 +321,9 @@ def _appending(journal: str | None, settings: ScanSettings) -> Iterator[Callable
 
     def append(found: Scanned):
       values = {'settings': head, **dataclasses.asdict(found)}
-      file.write(_with_checksum(json.dumps(values).encode()) + b'\n')
-      file.flush()
+      with files.writing(journal):
+        file.write(_with_checksum(json.dumps(values).encode()) + b'\n')
+        file.flush()
 
     yield append
 

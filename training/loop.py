@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import optax
 
-from training import data_state, hosts
+from training import data_state, disk, hosts
 from training.best import KeepBest
 from training.checkpoints import Checkpoints
 from training.due_evaluation import DueEvaluation
@@ -265,8 +265,12 @@ def check_numbers(**values: tuple[int, int]):
 def _tell_skipped(model_dir: pathlib.Path, step: int, indices: list[int]):
   """Appends a skipped step and its examples to MODEL_DIR/skipped_steps.jsonl."""
   if hosts.is_first():
-    with open(model_dir / SKIPPED_FILE, 'a', encoding='utf-8') as file:
-      file.write(json.dumps({'step': step, 'index': indices}) + '\n')
+    try:
+      with open(model_dir / SKIPPED_FILE, 'a', encoding='utf-8') as file:
+        file.write(json.dumps({'step': step, 'index': indices}) + '\n')
+    except OSError as error:
+      way_out = 'Started again, the run goes on from its newest checkpoint.'
+      raise disk.disk_error(SKIPPED_FILE, model_dir, error.errno, way_out) from error
 
 
 def _log(meter: Meter, step: int, writers: Writers, bar: Progress, derive: Derived | None):

@@ -4,7 +4,7 @@ import contextlib
 import json
 import pathlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -103,18 +103,15 @@ class Writers:
       if line['step'] < step or line['step'] == step and line['stream'] not in anew
     ]  # fmt: skip
     partial = path.with_suffix('.partial')
-    partial.write_text(''.join(json.dumps(line) + '\n' for line in kept))
-    partial.replace(path)
+    with self._told():
+      partial.write_text(''.join(json.dumps(line) + '\n' for line in kept))
+      partial.replace(path)
 
   def write(self, step: int, values: Mapping[str, float], stream: str = 'train'):
     """Appends one line, and one event per value."""
     line = {'step': step, 'stream': stream, **values}
-    try:
-      with open(self._dir / FILE_NAME, 'a', encoding='utf-8') as file:
-        file.write(json.dumps(line) + '\n')
-    except OSError as error:
-      way_out = 'Started again, the run goes on from its newest checkpoint.'
-      raise disk.disk_error(FILE_NAME, self._dir, error.errno, way_out) from error
+    with self._told(), open(self._dir / FILE_NAME, 'a', encoding='utf-8') as file:
+      file.write(json.dumps(line) + '\n')
     writer = self._event_writer(stream)
     if writer is not None:
       writer.write_scalars(step, {name: float(value) for name, value in values.items()})
@@ -123,6 +120,14 @@ class Writers:
     for writer in self._event_writers.values():
       writer.close()
     self._event_writers.clear()
+
+  @contextlib.contextmanager
+  def _told(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as error:
+      way_out = 'Started again, the run goes on from its newest checkpoint.'
+      raise disk.disk_error(FILE_NAME, self._dir, error.errno, way_out) from error
 
   def _event_writer(self, stream: str) -> Any | None:
     if not self._tensorboard:
