@@ -1,9 +1,17 @@
 """What every test runs under."""
 
 import os
+import signal
+import threading
 
 # The models of the tests are tiny: compiling them takes the time, not running them. Without most of
 # XLA's passes, and with its older emitter of fused loops, the suite costs half as much. Both are
 # read when jax is first imported, and processes that tests start inherit them.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
+
+# Ctrl-C is ignored in what a shell starts in the background, and so in all that is started there:
+# tests that send it to a process would wait in vain.
+_IN_MAIN_THREAD = threading.current_thread() is threading.main_thread()
+if _IN_MAIN_THREAD and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
