@@ -44,10 +44,14 @@ def test_a_lock_names_its_holder_and_goes_with_it(tmp_path):
     assert folder_lock.read(folder / LOCK_FILE) == holder
     with locked(folder, 'run', '00001-of-00002'):  # Beside it, by agreement.
       pass
-  assert [path.name for path in folder.iterdir()] == [folder_marker.MARKER_FILE]
+    (folder / 'written').write_text('')
+  assert sorted(path.name for path in folder.iterdir()) == [folder_marker.MARKER_FILE, 'written']
   with pytest.raises(ZeroDivisionError), locked(folder, 'run'):
     raise ZeroDivisionError
   assert not (folder / LOCK_FILE).exists()
+  with locked(tmp_path / 'nothing', 'run'):
+    assert (tmp_path / 'nothing').is_dir()
+  assert not (tmp_path / 'nothing').exists()  # Made for a run that has written nothing.
 
 
 def test_a_second_run_is_refused_until_the_first_is_killed(tmp_path, capsys):
