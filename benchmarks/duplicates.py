@@ -171,15 +171,16 @@ def read(path: str) -> np.ndarray:
 def drones(number: int, secs: float = 40.0) -> Iterator[np.ndarray]:
   """Held tones of few pitches, each with its own partials and slow swells: [n, 2] at 11025 Hz."""
   rate = 11_025
-  t = np.arange(round(secs * rate)) / rate
+  t = np.arange(round(secs * rate), dtype=np.float32) / rate
+  slow = np.arange(0, secs, 0.1)
   for seed in range(number):
     rng = np.random.default_rng([1, seed])
-    x = np.zeros(len(t))
+    x = np.zeros(len(t), np.float32)
     for root in (55.0, 82.5, 110.0 * 2 ** (int(rng.integers(4)) / 12)):
-      for partial in range(1, 25):
-        swell = 1 + np.sin(2 * np.pi * rng.uniform(0.02, 0.3) * t + rng.uniform(0, 7))
-        tone = np.sin(2 * np.pi * root * partial * (1 + rng.normal() * 2e-4) * t)
-        x += swell * tone * rng.uniform() / partial
+      for partial in range(1, 17):
+        swell = 1 + np.sin(2 * np.pi * rng.uniform(0.02, 0.3) * slow + rng.uniform(0, 7))
+        hz = np.float32(2 * np.pi * root * partial * (1 + rng.normal() * 2e-4))
+        x += np.interp(t, slow, swell).astype(np.float32) * np.sin(hz * t) * rng.uniform() / partial
     yield np.stack([x, x], axis=1) * 0.05
 
 

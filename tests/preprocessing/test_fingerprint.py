@@ -5,6 +5,7 @@ import fractions
 import shutil
 import subprocess
 
+import av
 import numpy as np
 import pytest
 import soxr
@@ -45,7 +46,6 @@ def _speed(x, factor):
 
 def _tempo(x, factor):
   """Tempo without pitch, by FFmpeg's filter."""
-  av = pytest.importorskip('av')
   graph = av.filter.Graph()
   source = graph.add_abuffer(
     sample_rate=RATE, format='flt', layout='stereo', time_base=fractions.Fraction(1, RATE)
