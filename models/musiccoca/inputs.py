@@ -120,7 +120,7 @@ def check_audio(
   if not len(audio):
     raise StyleError(f'{what} holds no samples.')
   if len(audio) < min_secs * sample_rate:
-    secs = apart(len(audio) / sample_rate, min_secs, 2)
+    secs = apart(len(audio) / sample_rate, min_secs, 4)
     raise StyleError(f'{what} has {secs} s of audio; at least {min_secs:g} s are needed.')
   check_finite(audio, what, sample_rate)
   peak = check_peak(audio, what)
