@@ -133,7 +133,7 @@ def test_nan_never_becomes_a_style(tmp_path):
   with pytest.raises(PromptError, match=r'loop.wav holds NaN.* nan at 0.500 s \(sample 4000 of'):
     embed_prompts(['organ', str(path)], Style())
   soundfile.write(path, np.full([100, 2], 0.5), 8000, subtype='FLOAT')
-  with pytest.raises(PromptError, match='0.01 s of audio; at least 0.1 s'):
+  with pytest.raises(PromptError, match='0.0125 s of audio; at least 0.1 s'):
     embed_prompts([str(path)], Style())
   with pytest.raises(PromptError, match="The style of 'x' has NaN"):
     embed_prompts(['preset:x'], Style(), presets={'x': [1, np.nan, 1]})
