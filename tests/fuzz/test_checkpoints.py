@@ -89,7 +89,7 @@ def _fresh_copy(folder):
   return shutil.copytree(folder, copy)
 
 
-@mutations.settings(60)
+@mutations.settings(40)
 @hypothesis.given(data=strategies.data())
 def test_of_a_damaged_run_the_very_arrays_are_read(saved, capsys, data):
   run = _fresh_copy(saved / 'run')
@@ -110,7 +110,7 @@ def test_of_a_damaged_run_the_very_arrays_are_read(saved, capsys, data):
   assert warned == (run / 'checkpoint_20.broken').exists() == (step == 10), story
 
 
-@mutations.settings(40)
+@mutations.settings(30)
 @hypothesis.given(data=strategies.data())
 def test_a_damaged_run_without_checksums(saved, data):
   """What older versions wrote has nothing to compare with; but no other kind of error comes."""
