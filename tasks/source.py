@@ -206,8 +206,9 @@ class TokenRecordSource(seqio.DataSource):
     )
     codes = tf.ensure_shape(tf.io.parse_tensor(features['acoustic_tokens'], tf.int32), [None, None])
     style = tf.ensure_shape(tf.io.parse_tensor(features['style_tokens'], tf.int32), [None, None])
+    codes = codes[:, : self._spec.target_levels]
     with tf.control_dependencies([self._assert_sound(index, features, codes, style)]):
-      codes = tf.identity(codes[:, : self._spec.target_levels])
+      codes = tf.identity(codes)
     parsed = {'acoustic_tokens': codes, 'style_tokens': style, 'index': index}
     for name in _EMBEDDINGS[: self._embeddings]:
       embedded = tf.io.parse_tensor(features[name], tf.float32)
@@ -217,12 +218,15 @@ class TokenRecordSource(seqio.DataSource):
   def _assert_sound(
     self, index: tf.Tensor, features: dict[str, tf.Tensor], codes: tf.Tensor, style: tf.Tensor
   ) -> tf.Operation:
-    """`check_record` in the graph, and that the record's own index is its place in the split."""
+    """`check_record` in the graph, and that the record's own index is its place in the split.
+
+    Of the codes, the levels that training reads; a negative code is a large one without its sign.
+    """
     spec = self._spec
     least = ((codes, spec.chunk_frames, spec.target_levels), (style, 1, spec.style_levels))
     sound = [
       (tf.shape(values)[0] >= rows) & (tf.shape(values)[1] >= levels)
-      & (tf.reduce_min(values) >= 0) & (tf.reduce_max(values) < spec.codebook_size)
+      & (tf.reduce_max(tf.bitcast(values, tf.uint32)) < spec.codebook_size)
       for values, rows, levels in least
     ]  # fmt: skip
     place = features['index']
