@@ -5,13 +5,14 @@ processes may share a folder, and an entry that was damaged counts as absent.
 """
 
 import hashlib
-import logging
 import os
 import pathlib
 import time
 import uuid
 
 import numpy as np
+
+from models import notices
 
 _DIGEST_BYTES = 16
 _STALE_SECS = 3600
@@ -66,7 +67,7 @@ class VectorCache:
     except OSError as error:
       partial.unlink(missing_ok=True)
       if not self._warned:
-        logging.warning('Results are not kept in %s: %s', self.directory, error)
+        notices.say(f'Results are not kept in {self.directory}: {error}')
       self._warned = True
 
   def _path(self, key: str) -> pathlib.Path:

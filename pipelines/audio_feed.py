@@ -9,13 +9,13 @@ import concurrent.futures
 import copy
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from models import notices
 from models.figures import apart
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 from preprocessing.audio import AudioError, read_audio, read_header
@@ -44,7 +44,7 @@ def find_audio(source: str | pathlib.Path, split: str | None = 'train') -> dict[
   if not manifest.is_file():
     paths, rejects = find_audio_files(source)
     for reject in rejects:
-      _say(f'{reject.path} is left out: {reject.detail}')
+      notices.say(f'{reject.path} is left out: {reject.detail}')
     return dict.fromkeys(paths)
   tracks = [track for track in read_manifest(manifest) if split in (None, track.split)]
   if not tracks:
@@ -79,14 +79,14 @@ class DecodedAudio:
       try:
         x = read_audio(path, sample_rate=sample_rate, channels=channels)
       except AudioError as error:  # One broken file costs a line, not the run.
-        _say(f'{path} is left out: {error}')
+        notices.say(f'{path} is left out: {error}')
         continue
       if len(x) < crop_samples:
         secs, least = len(x) / sample_rate, crop_samples / sample_rate
-        _say(f'{path} is left out: {apart(secs, least, 1)} s; at least {least:g} s')
+        notices.say(f'{path} is left out: {apart(secs, least, 1)} s; at least {least:g} s')
         continue
       if (place := first_not_finite(x)) is not None:
-        _say(f'{path} is left out: NaN or infinity at {place / sample_rate:.4f} s')
+        notices.say(f'{path} is left out: NaN or infinity at {place / sample_rate:.4f} s')
         continue
       self.audio.append(np.round(_at_most_full_scale(x) * _FULL_SCALE).astype(np.int16))
     if not self.audio:
@@ -101,10 +101,6 @@ class DecodedAudio:
     index = int(np.searchsorted(self._ends, place, side='right'))
     start = place - (int(self._ends[index - 1]) if index else 0)
     return self.audio[index][start : start + self._crop_samples] / np.float32(_FULL_SCALE)
-
-
-def _say(line: str):
-  tqdm.write(line, file=sys.stderr)  # Above a bar.
 
 
 def _at_most_full_scale(x: np.ndarray) -> np.ndarray:
@@ -141,14 +137,14 @@ class AudioOnDisk:
       try:
         secs = read_header(path).duration_secs if secs is None else secs
       except AudioError as error:
-        _say(f'{path} is left out: {error}')
+        notices.say(f'{path} is left out: {error}')
         continue
       if secs >= self._crop_secs:
         self._paths.append(path)
         spans.append(secs - self._crop_secs + 1 / sample_rate)
       else:
         least = self._crop_secs
-        _say(f'{path} is left out: {apart(secs, least, 1)} s; at least {least:g} s')
+        notices.say(f'{path} is left out: {apart(secs, least, 1)} s; at least {least:g} s')
     if not self._paths:
       raise ValueError(f'None of {len(durations)} files is {self._crop_secs:g} s long.')
     self._ends = np.cumsum(spans)
@@ -180,7 +176,7 @@ class AudioOnDisk:
         reason = str(error)
       if path not in self._told:
         self._told.add(path)
-        _say(f'Another crop is drawn: {reason}')
+        notices.say(f'Another crop is drawn: {reason}')
     raise ValueError(f'{_MAX_DRAWS} crops could not be read, the last because {reason}')
 
 
@@ -291,7 +287,7 @@ def held_out_feed(
   source = pathlib.Path(source)
   manifest = source / MANIFEST_FILE if source.is_dir() else source
   if not manifest.is_file() or not any(t.split == 'validation' for t in read_manifest(manifest)):
-    _say(
+    notices.say(
       f'{source} holds no validation split: nothing is evaluated. HELD_OUT_DIR names other audio.'
     )
     return None

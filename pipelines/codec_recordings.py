@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Iterator
 
 import numpy as np
-from absl import logging
 
+from models import notices
 from models.figures import apart
 from models.spec import LiveMusicSpec
 from preprocessing.audio import AudioError, read_audio, read_header
@@ -64,7 +64,7 @@ def find_recordings(source: str | pathlib.Path, split: str | None) -> tuple[list
     root = source.absolute()
     paths, rejects = find_audio_files(source)
     for reject in rejects:
-      logging.warning('%s is set aside: %s', reject.path, reject.detail)
+      notices.say(f'{reject.path} is set aside: {reject.detail}')
     titles = [pathlib.Path(path).relative_to(root).with_suffix('').as_posix() for path in paths]
     return [Recording(*pair) for pair in zip(titles, paths)], f'all audio below {source}'
   tracks = read_manifest(manifest)

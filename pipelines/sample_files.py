@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from absl import logging
 
-from models import folder_marker
+from models import folder_marker, notices
 
 FOLDER = 'samples'
 _STEP_FOLDER = re.compile(r'step_(\d+)')
@@ -78,6 +77,6 @@ def event_writer(folder: pathlib.Path) -> Any | None:
   try:
     from clu import metric_writers
   except ImportError as error:
-    logging.warning('No audio or histograms for TensorBoard: %s', error)
+    notices.say(f'No audio or histograms for TensorBoard: {error}')
     return None
   return metric_writers.SummaryWriter(str(folder))

@@ -12,11 +12,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from absl import logging
 from etils import epath
 from tqdm import tqdm
 
-from models import folder_lock
+from models import folder_lock, notices
 from preprocessing import (
   dataset,
   features,
@@ -213,7 +212,7 @@ def _prepare(
   ]
   manifest.write_rejects(output / REJECTS_FILE, rejects)
   if rejects:
-    logging.warning('%d files set aside: %s', len(rejects), output / REJECTS_FILE)
+    notices.say(f'{len(rejects)} files are set aside: {output / REJECTS_FILE}')
   if not good:
     raise ValueError(_nothing_left(output, rejects))
   good = splits.assign_splits(

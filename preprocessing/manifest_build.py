@@ -9,11 +9,9 @@ import dataclasses
 import os
 import pathlib
 import re
-import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from tqdm import tqdm
-
+from models import notices
 from preprocessing import (
   audio,
   files,
@@ -147,7 +145,7 @@ def _rows(options: BuildOptions, earlier: Sequence[Track]) -> dict[str, tables.R
   """The table's rows by path; rows that name a track of the earlier manifest get its path."""
   if not options.table:
     return {}
-  rows = tables.read_table(options.table, options.columns, options.table_root, say=_say)
+  rows = tables.read_table(options.table, options.columns, options.table_root, say=notices.say)
   paths = {track.track_id: track.path for track in earlier}
   faults = [
     Fault(row.line, options.columns.get('track_id', 'track_id'), _no_track(row, options))
@@ -157,10 +155,6 @@ def _rows(options: BuildOptions, earlier: Sequence[Track]) -> dict[str, tables.R
   if faults:
     raise ManifestError(options.table, faults)
   return {row.path or paths[row.track_id]: row for row in rows}
-
-
-def _say(line: str):
-  tqdm.write(line, file=sys.stderr)  # Above a bar.
 
 
 def _no_track(row: tables.Row, options: BuildOptions) -> str:
@@ -314,7 +308,7 @@ def _warn(tracks: Sequence[Track], names: Sequence[str], few: list[int], common:
   ):
     if which:
       first = paths[names[which[0]]]
-      _say(f'Near-duplicates: {len(which)} tracks {why}, the first is {first}.')
+      notices.say(f'Near-duplicates: {len(which)} tracks {why}, the first is {first}.')
 
 
 def _without_duplicates(

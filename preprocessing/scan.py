@@ -18,15 +18,13 @@ import os
 import pathlib
 import re
 import signal
-import sys
 import threading
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from tqdm import tqdm
-
+from models import notices
 from preprocessing import audio, files, fingerprint, measurement, quality, tags
 from preprocessing.fingerprint import Fingerprint, Fingerprinter
 
@@ -379,16 +377,14 @@ def _read_journal(journal: str, settings: ScanSettings) -> dict[str, Scanned]:
   except FileNotFoundError:
     pass
   if num_damaged:
-    tqdm.write(
-      f'{journal}: {num_damaged} lines are damaged or cut short; their files are read again.',
-      file=sys.stderr,
+    notices.say(
+      f'{journal}: {num_damaged} lines are damaged or cut short; their files are read again.'
     )
   others = {path: what for path, what in others.items() if path not in known}
   if others:
-    tqdm.write(
+    notices.say(
       f'{journal}: {len(others)} files were scanned by another version of the program '
-      f'({", ".join(sorted(set(others.values())))}); they are read again.',
-      file=sys.stderr,
+      f'({", ".join(sorted(set(others.values())))}); they are read again.'
     )
   return known
 

@@ -9,12 +9,12 @@ a damaged checkpoint that is named is an error.
 import json
 import pathlib
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 
+from models import notices
 from training import checksums
 
 PREFIX = 'checkpoint'
@@ -173,4 +173,4 @@ def _warn(checkpoint: pathlib.Path, text: str):
   """Says it once."""
   if checkpoint not in _told:
     _told.add(checkpoint)
-    print(f'Warning: {checkpoint} {text}', file=sys.stderr, flush=True)
+    notices.say(f'Warning: {checkpoint} {text}')

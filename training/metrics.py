@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from absl import logging
 
+from models import notices
 from training import disk
 
 FILE_NAME = 'metrics.jsonl'
@@ -136,7 +136,7 @@ class Writers:
       try:
         from clu import metric_writers
       except ImportError as error:
-        logging.warning('No TensorBoard events, only %s: %s', FILE_NAME, error)
+        notices.say(f'No TensorBoard events, only {FILE_NAME}: {error}')
         self._tensorboard = False
         return None
       self._event_writers[stream] = metric_writers.SummaryWriter(str(self._dir / stream))

@@ -119,7 +119,7 @@ def test_discs_and_their_songs_share_a_split_and_no_song_is_lost(tmp_path):
 def test_tracks_that_cannot_be_compared_are_counted(tmp_path, monkeypatch):
   paths = {_write(tmp_path / f'{seed}.flac', seed) for seed in range(2)}
   said = []
-  monkeypatch.setattr(manifest_build, '_say', said.append)
+  monkeypatch.setattr(manifest_build.notices, 'say', said.append)
   _build(tmp_path)
   assert said == []
   monkeypatch.setattr(manifest_build.same_recordings, 'hard_to_compare', lambda prints: ([0], [1]))
