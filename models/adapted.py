@@ -1,6 +1,7 @@
 """A language model whose parameters are frozen and which is trained through an adapter."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -76,7 +77,12 @@ class AdaptedModel:
 
   @property
   def _shapes(self) -> dict[str, Any]:
-    return jax.eval_shape(self.model.init, jax.random.key(0))
+    return _shapes_of(self.model)
+
+
+@functools.lru_cache(maxsize=8)  # A run asks for them many times, and tracing takes half a second.
+def _shapes_of(model: DepthformerModel) -> dict[str, Any]:
+  return jax.eval_shape(model.init, jax.random.key(0))
 
 
 def tuned(
@@ -97,12 +103,15 @@ def tuned(
     patterns: see there.
 
   Raises:
-    ValueError: the method is unknown, or the adapter's options are out of range.
+    ValueError: the method is unknown, the adapter's options are out of range, or its rank is above
+      that of the matrices.
   """
   _check(method)
   if method not in adapters.METHODS:
     return model
-  return AdaptedModel(model, AdapterConfig(method, rank, alpha, patterns))
+  adapted = AdaptedModel(model, AdapterConfig(method, rank, alpha, patterns))
+  adapters.check_rank(weights.flatten(adapted._shapes), adapted.adapter)
+  return adapted
 
 
 def trained_parameters(method: str = 'full') -> tuple[str, ...]:

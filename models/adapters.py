@@ -148,6 +148,26 @@ def adapted_names(shapes: Mapping[str, Any], config: AdapterConfig) -> list[str]
   return [name for name in matrices if any(re.search(p, name) for p in config.patterns)]
 
 
+def check_rank(shapes: Mapping[str, Any], config: AdapterConfig):
+  """Refuses a rank that none of the adapted matrices has.
+
+  Args:
+    shapes: as of `adapted_names`.
+    config: what to adapt.
+
+  Raises:
+    ValueError: the rank is above the highest, or a pattern matches no matrix.
+  """
+  ranks = {name: min(shapes[name].shape[-2:]) for name in adapted_names(shapes, config)}
+  highest = max(ranks, key=ranks.__getitem__)
+  if config.rank > ranks[highest]:
+    rows, columns = shapes[highest].shape[-2:]
+    raise ValueError(
+      f'rank={config.rank} is not in 1..{ranks[highest]}: of the matrices that are adapted, '
+      f'{highest} has the highest rank, {rows} x {columns}.'
+    )
+
+
 def _is_matrix(name: str, leaf: Any) -> bool:
   return len(leaf.shape) == (3 if '/layers/' in f'/{name}' else 2)
 
@@ -158,6 +178,7 @@ def init_adapter(rng: jax.Array, params: Tree, config: AdapterConfig) -> Tree:
   A is drawn from N(0, 1 / in), B is zero, m the norms of the columns: nothing is changed yet.
   """
   flat = weights.flatten(params)
+  check_rank(flat, config)
   names = adapted_names(flat, config)
   adapter = {}
   for key, name in zip(jax.random.split(rng, len(names)), names, strict=True):

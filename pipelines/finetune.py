@@ -9,132 +9,35 @@ ended. Each stage can be interrupted and goes on when the command is given again
 
 import dataclasses
 import json
-import math
 import pathlib
-import shlex
 import tempfile
 import time
 from typing import Any
 
-from evaluation.memorization import GateOptions
-from inference.prompts import lone_prompt
-from inference.sampling import check_seed
-from models import adapters, folder_lock, folder_marker
-from models.adapted import METHODS
+from models import folder_lock, folder_marker
 from models.bundle import Bundle
 from models.record_shards import TokenFolder, find_token_folder
 from pipelines import finetune_choice, finetune_plan, gin_config, initial_params, runs
 from pipelines.checkpoint_sources import IDENTITY_FIELDS, Source, load_source
-from pipelines.finetune_feed import CATALOG_MEAN, check_same_tokens
+from pipelines.finetune_catalog import CatalogFacts, prepare_options, read_catalog, refusal
 from pipelines.finetune_gate import Gate
-from preprocessing import files, outputs
+from pipelines.finetune_options import (
+  FinetuneOptions,
+  for_size,
+  parse,
+  train_command,
+  write_model_file,
+)
+from pipelines.prepared_data import PreparedData
+from preprocessing import files, outputs, units
+from preprocessing.manifest import MANIFEST_FILE, REJECTS_FILE, read_manifest, read_rejects
 from training.early_stopping import EarlyStopping
 from training.state import TrainState
 
-RUN_FILES = {
-  method: 'gin/runs/finetune.gin' if method == 'full' else f'gin/runs/finetune_{method}.gin'
-  for method in METHODS
-}
-_RATE, _DECAY = 'BASE_LEARNING_RATE', 'AVERAGE_DECAY'
 PROGRESS_FILE = 'progress.json'
 HELD_OUT_LOSS = finetune_choice.HELD_OUT_LOSS
-# The run files' rates are for bases of v1's sizes; a small one needs and bears more, and at these
-# rates the average over some fifty updates of the whole model is better than the last of them. In
-# short runs it still holds much of the base.
-_SMALL_BASE = 50_000_000
-_LEAST_AVERAGED_STEPS = 200
-_SMALL_BASE_VALUES: dict[str, dict[str, float]] = {
-  'full': {_RATE: 1e-2, _DECAY: 0.98},
-  'depth_only': {_RATE: 1e-2, _DECAY: 0.98},
-  'lora': {_RATE: 5e-3},
-  'dora': {_RATE: 5e-3},
-}
 # Of a budget for everything, what is kept for the judgement.
 _SHARE_OF_TRAINING = 0.8
-
-
-@dataclasses.dataclass(frozen=True)
-class FinetuneOptions:
-  """How to tune; None takes what the run file of the method says.
-
-  Attributes:
-    method: 'full', 'depth_only', 'lora' or 'dora'.
-    total_steps: updates.
-    batch_size: examples per update.
-    learning_rate: Adafactor's relative to each parameter's size ('full', 'depth_only'), Adam's for
-      adapters. Bases of fewer than 50 million numbers have a higher default than the run file's.
-    average_decay: of the moving average of what is trained, which is evaluated and kept; 0 for
-      none. Bases of fewer than 50 million numbers have one by default in runs of 200 steps or more
-      without an adapter.
-    patience: evaluations without gain that end the run.
-    rank: of an adapter.
-    alpha: of an adapter.
-    replay: general data, as prepare.py wrote it; its held-out loss is watched.
-    replay_rate: share of the examples that are general data.
-    style_jitter: noise on the style embedding.
-    style_prompt: one style for all clips.
-    time_budget_secs: stop training cleanly after so long.
-    hours_budget: for everything, preparation and judgement too.
-    seed: of crops, dropout and adapters.
-    judge: measure memorization, write the report, the demo clips and the T5X layout.
-    gate: of the memorization gate.
-    gin_bindings: 'NAME=VALUE' of further macros of the run file.
-
-  Raises:
-    ValueError: a number is out of range, the method is unknown, or the style prompt cannot be used.
-  """
-
-  method: str = 'full'
-  total_steps: int | None = None
-  batch_size: int | None = None
-  learning_rate: float | None = None
-  average_decay: float | None = None
-  patience: int | None = None
-  rank: int | None = None
-  alpha: float | None = None
-  replay: str | None = None
-  replay_rate: float | None = None
-  style_jitter: float | None = None
-  style_prompt: str | None = None
-  time_budget_secs: float | None = None
-  hours_budget: float | None = None
-  seed: int = 42
-  judge: bool = True
-  gate: GateOptions = dataclasses.field(default_factory=GateOptions)
-  gin_bindings: tuple[str, ...] = ()
-
-  def __post_init__(self):
-    if self.method not in METHODS:
-      raise ValueError(f'method={self.method!r} is not one of {", ".join(METHODS)}.')
-    for name in ('total_steps', 'batch_size', 'learning_rate', 'time_budget_secs', 'hours_budget'):
-      value = getattr(self, name)
-      if value is not None and not 0 < value < math.inf:
-        raise ValueError(f'{name}={value} is not a number above 0.')
-    if self.average_decay is not None and not 0 <= self.average_decay < 1:
-      raise ValueError(f'average_decay={self.average_decay} is not in [0, 1).')
-    check_seed(self.seed)
-    if self.style_prompt is not None and self.style_prompt != CATALOG_MEAN:
-      lone_prompt(self.style_prompt, 'style_prompt')
-    if self.replay_rate and not self.replay:
-      raise ValueError(f'replay_rate={self.replay_rate} needs --replay: general data to keep.')
-
-  def bindings(self) -> dict[str, Any]:
-    """Macros of the run file that these options set."""
-    given = {
-      'TRAIN_STEPS': self.total_steps,
-      'BATCH_SIZE': self.batch_size,
-      _RATE: self.learning_rate,
-      _DECAY: self.average_decay,
-      'PATIENCE': self.patience,
-      'ADAPTER_RANK': self.rank,
-      'ADAPTER_ALPHA': self.alpha,
-      'REPLAY_DATA_DIR': self.replay,
-      'REPLAY_RATE': self.replay_rate,
-      'STYLE_JITTER': self.style_jitter,
-      'STYLE_PROMPT': self.style_prompt,
-      'RANDOM_SEED': self.seed,
-    }
-    return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,37 +70,96 @@ def plan(
     FileNotFoundError: no audio in `catalog`, or no such base.
     ValueError: an option is wrong.
   """
-  catalog, output_dir = _full(catalog), _full(output_dir)
+  checked = _check(catalog, output_dir, base, options)
+  return finetune_plan.make_plan(checked.catalog, checked.run)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Checked:
+  """What was read for the checks.
+
+  Attributes:
+    source: the base.
+    options: with what a small base wants.
+    progress: of earlier calls.
+    catalog: what is known of it.
+    run: as configured.
+  """
+
+  source: Source
+  options: FinetuneOptions
+  progress: '_Progress'
+  catalog: CatalogFacts
+  run: finetune_plan.RunFacts
+
+
+def _check(
+  catalog: str | pathlib.Path, output_dir: str | pathlib.Path, base: str, options: FinetuneOptions
+) -> _Checked:
+  """Refuses what can be refused without long work, for the dry run and the run alike.
+
+  A catalog with too few tracks is told by `catalog.refusal`. Writes nothing.
+
+  Raises:
+    FileNotFoundError: no audio in `catalog`, no such base, or no such model.
+    ValueError: `output_dir` cannot be written or holds another run, an option or macro is wrong, or
+      base, catalog and replay hold tokens of different models.
+  """
+  catalog, output_dir = _full(catalog, 'catalog'), _full(output_dir, 'output_dir')
   outputs.check_folder(output_dir)
   source = load_source(base)
-  options = _for_size(options, source.bundle)
-  prepared = output_dir / 'corpus'
-  place = prepared if (prepared / 'manifest.jsonl').is_file() else catalog
-  facts = finetune_plan.read_catalog(place)
-  settings = {'DATA_DIR': str(place), 'MODEL_DIR': str(output_dir / 'run'),
+  options = for_size(options, source.bundle)
+  progress = _Progress(output_dir, source, options)
+  settings = {'DATA_DIR': str(catalog), 'MODEL_DIR': str(output_dir / 'run'),
               'INITIAL_CHECKPOINT_PATH': source.path, **options.bindings()}  # fmt: skip
   with tempfile.TemporaryDirectory() as folder:
-    _parse(_write_model_file(pathlib.Path(folder), source.bundle), options, settings)
-  return finetune_plan.make_plan(facts, _run_facts(options))
+    parse(write_model_file(pathlib.Path(folder), source.bundle), options, settings)
+  run = _run_facts(options)
+  if run.partitioner is not None:
+    run.partitioner.fit(run.batch_size)
+  facts = _read_catalog(catalog, output_dir)
+  identity = {field: getattr(source.bundle, field) for field in IDENTITY_FIELDS}
+  if (catalog / MANIFEST_FILE).is_file():
+    initial_params.check_tokens(str(base), identity, runs.token_identity(str(catalog)))
+  if options.replay:
+    PreparedData.open(options.replay, source.bundle.spec)
+    initial_params.check_tokens(str(base), identity, runs.token_identity(options.replay))
+  if not facts.prepared or (options.judge and not progress.judged):
+    _check_models(base, identity)
+  return _Checked(source, options, progress, facts, run)
 
 
-def _full(path: str | pathlib.Path) -> pathlib.Path:
+def _full(path: str | pathlib.Path, name: str) -> pathlib.Path:
+  if not str(path):
+    raise ValueError(f'{name} is empty; give the path of a folder.')
   return pathlib.Path(files.absolute(path))
 
 
-def _for_size(options: FinetuneOptions, base: Bundle) -> FinetuneOptions:
-  """The options with what a small base wants, where nothing else is given."""
-  if adapters.num_numbers(base.params) >= _SMALL_BASE:
-    return options
-  given = {binding.split('=')[0].strip() for binding in options.gin_bindings}
-  given |= {name for name, value in options.bindings().items() if value is not None}
-  values = _SMALL_BASE_VALUES[options.method]
-  fields = {_RATE: 'learning_rate', _DECAY: 'average_decay'}
-  if options.total_steps is not None and options.total_steps < _LEAST_AVERAGED_STEPS:
-    given.add(_DECAY)
-  return dataclasses.replace(
-    options, **{fields[name]: value for name, value in values.items() if name not in given}
+def _read_catalog(catalog: pathlib.Path, output_dir: pathlib.Path) -> CatalogFacts:
+  """Facts of what will be trained on; of an earlier call's tokens where they are there."""
+  prepared = output_dir / 'corpus'
+  if not (catalog / MANIFEST_FILE).is_file() and (prepared / MANIFEST_FILE).is_file():
+    try:
+      facts = read_catalog(prepared)
+    except ValueError:  # Its preparation has not finished.
+      return read_catalog(catalog)
+    if not facts.refusal:  # Else the catalog may have grown since.
+      return facts
+  return read_catalog(catalog)
+
+
+def _check_models(base: str, identity: dict[str, str]):
+  """Loads codec and style model, which refuses those that are not there or have changed."""
+  codec, style = units.worker_models(
+    units.load_models, identity['codec_name'], identity['style_name']
   )
+  for kind, model in (('codec', codec), ('style', style)):
+    name, expected = identity[f'{kind}_name'], identity[f'{kind}_hash']
+    if model.content_hash != expected:
+      raise ValueError(
+        f'{base} was trained on tokens of the {kind} model {expected}, but {name!r} is now '
+        f'{model.content_hash}. Take the {kind} model that belongs to it, or another --base.'
+      )
 
 
 def _run_facts(options: FinetuneOptions) -> finetune_plan.RunFacts:
@@ -213,6 +175,7 @@ def _run_facts(options: FinetuneOptions) -> finetune_plan.RunFacts:
     total_steps=gin_config.macro_value('TRAIN_STEPS'),
     num_microbatches=gin_config.macro_value('NUM_MICROBATCHES'),
     budget_secs=budget,
+    partitioner=gin_config.parameter_value('runs.train.partitioner'),
   )
 
 
@@ -239,26 +202,24 @@ def finetune(
     KeyboardInterrupt: the run was stopped by a signal; what it has is saved.
   """
   began, options = time.monotonic(), options or FinetuneOptions()
-  output_dir = _full(output_dir)
-  outputs.check_folder(output_dir)
-  source = load_source(base)
-  options = _for_size(options, source.bundle)
+  checked = _check(catalog, output_dir, base, options)
+  if checked.catalog.refusal:
+    raise ValueError(checked.catalog.refusal)
+  catalog, output_dir = _full(catalog, 'catalog'), _full(output_dir, 'output_dir')
   with folder_lock.locked(output_dir, 'finetune'):
-    return _finetune(catalog, output_dir, base, source, options, began)
+    return _finetune(catalog, output_dir, base, checked.source, checked.options, began)
 
 
 def _finetune(
-  catalog: str | pathlib.Path, output_dir: pathlib.Path, base: str, source: Source,
+  catalog: pathlib.Path, output_dir: pathlib.Path, base: str, source: Source,
   options: FinetuneOptions, began: float,
 ) -> FinetuneResult:  # fmt: skip
   """Goes through the stages; what is done is not done again."""
-  progress = _Progress(output_dir, source, options)
-  data_dir = _prepare(_full(catalog), output_dir, source.bundle)
+  progress = _Progress(output_dir, source, options)  # Once more: another run may have ended.
+  data_dir = _prepare(catalog, output_dir, source.bundle)
   identity = {field: getattr(source.bundle, field) for field in IDENTITY_FIELDS}
   initial_params.check_tokens(str(base), identity, runs.token_identity(str(data_dir)))
   progress.begin(runs.data_content(TokenFolder(find_token_folder(data_dir))))
-  if options.replay:
-    check_same_tokens(str(data_dir), options.replay)
   gate = None
   if options.judge:
     # Before the run that it judges.
@@ -368,7 +329,7 @@ def _train(
   Raises:
     KeyboardInterrupt: a signal ended it.
   """
-  model_file = _write_model_file(output_dir, source.bundle)
+  model_file = write_model_file(output_dir, source.bundle)
   budget = options.time_budget_secs
   if options.hours_budget is not None:
     left = _SHARE_OF_TRAINING * (3600 * options.hours_budget - (time.monotonic() - began))
@@ -381,8 +342,8 @@ def _train(
   }
   if budget is not None:
     settings['TIME_BUDGET_SECS'] = round(budget, 1)
-  bindings = _parse(model_file, options, settings)
-  print(f'The same run: {_train_command(model_file, options.method, bindings)}', flush=True)
+  bindings = parse(model_file, options, settings)
+  print(f'The same run: {train_command(model_file, options.method, bindings)}', flush=True)
   started = time.monotonic()
   state: TrainState = gin_config.run()
   time_is_up = budget is not None and time.monotonic() - started >= budget
@@ -443,62 +404,15 @@ def _prepare(catalog: pathlib.Path, output_dir: pathlib.Path, base: Bundle) -> p
   """Tokenizes the catalog with the base's codec and style model; returns the data directory."""
   from preprocessing import corpus
 
-  if (catalog / 'manifest.jsonl').is_file():
+  if (catalog / MANIFEST_FILE).is_file():
     return catalog
   data_dir = output_dir / 'corpus'
-  prepared = corpus.prepare_corpus(
-    corpus.PrepareOptions(
-      audio_dir=str(catalog),
-      output_dir=str(data_dir),
-      name='catalog',
-      codec=base.codec_name,
-      style=base.style_name,
-      # A small catalog cannot spare a second held-out set.
-      test_fraction=0.0,
-    )
-  )
+  prepared = corpus.prepare_corpus(prepare_options(catalog, output_dir, base))
   splits = prepared.stats['splits']
-  for split in ('train', 'validation'):
-    if split not in splits:
-      raise ValueError(
-        f'{catalog} gives {sum(facts["tracks"] for facts in splits.values())} usable tracks: too '
-        f'few for a {split} set beside the others. Add tracks; {data_dir}/rejects.jsonl lists what '
-        'was set aside.'
-      )
+  if why := refusal(
+    catalog, read_manifest(data_dir / MANIFEST_FILE), read_rejects(data_dir / REJECTS_FILE)
+  ):
+    raise ValueError(f'{why} {data_dir}/{REJECTS_FILE} lists what was set aside.')
   tracks = {split: facts['tracks'] for split, facts in splits.items()}
   print(f'{tracks["train"]} tracks to train on, {tracks["validation"]} held out.', flush=True)
   return data_dir
-
-
-def _write_model_file(output_dir: pathlib.Path, bundle: Bundle) -> pathlib.Path:
-  """The base's sizes as a gin model file, so that train.py can launch the same run."""
-  fields = bundle.model.config.to_dict()
-  # The run file owns these two.
-  sizes = {name: value for name, value in fields.items() if name not in ('dropout_rate', 'z_loss')}
-  lines = [
-    'from __gin__ import dynamic_registration',
-    'from models import depthformer',
-    'MODEL = @depthformer.DepthformerModel()',
-    'depthformer.DepthformerModel.config = @depthformer.DepthformerConfig()',
-    *(f'depthformer.DepthformerConfig.{name} = {value!r}' for name, value in sizes.items()),
-  ]
-  path = output_dir / 'model.gin'
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
-  return path
-
-
-def _parse(
-  model_file: pathlib.Path, options: FinetuneOptions, settings: dict[str, Any]
-) -> list[str]:
-  """Parses the run of a method; returns the bindings of the settings."""
-  bindings = [f'{name} = {value!r}' for name, value in settings.items()]
-  bindings += [' = '.join(binding.split('=', 1)) for binding in options.gin_bindings]
-  gin_config.parse_gin([str(model_file), RUN_FILES[options.method]], bindings)
-  return bindings
-
-
-def _train_command(model_file: pathlib.Path, method: str, bindings: list[str]) -> str:
-  flags = [f'--gin_file={model_file}', f'--gin_file={RUN_FILES[method]}']
-  flags += [f'--gin.{binding.replace(" = ", "=", 1)}' for binding in bindings]
-  return shlex.join(['python', 'train.py', *flags])

@@ -12,9 +12,9 @@ from models import adapters
 from models.adapted import METHODS, AdaptedModel, language_model
 from models.depthformer import flops
 from models.figures import apart, at_least, hours, times
-from models.record_shards import TokenFolder, find_token_folder
 from models.spec import LiveMusicSpec
 from pipelines.device_peak import device_peak
+from pipelines.finetune_catalog import CatalogFacts
 from pipelines.plan_chips import CHIPS, Slice
 from pipelines.plan_memory import Setting, state_shapes, step_memory
 from training.partial import part_of
@@ -23,29 +23,7 @@ from training.partial import part_of
 _EFFICIENCY = {'cpu': 0.35, 'other': 0.3}
 # Seconds of audio that codec and style model read in a second: the tiny ones on a CPU core.
 _PREPARE_SPEED = 10.0
-_LEAST_TRACKS = 3  # Two are held out.
 _RESERVED = 0.9  # Of the memory that is there.
-
-
-@dataclasses.dataclass(frozen=True)
-class CatalogFacts:
-  """What is known of a catalog before it is decoded, or after it was prepared.
-
-  Attributes:
-    tracks: that can be used.
-    train_tracks: of them, those that are trained on.
-    secs: of all tracks.
-    train_secs: of those that are trained on.
-    rejects: reason -> number of files set aside.
-    prepared: whether the tokens are there.
-  """
-
-  tracks: int
-  train_tracks: int
-  secs: float
-  train_secs: float
-  rejects: dict[str, int]
-  prepared: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +38,7 @@ class RunFacts:
     total_steps: of the run.
     num_microbatches: parts of a batch.
     budget_secs: for everything; None for no limit.
+    partitioner: of the run; None where nothing is configured.
   """
 
   trainable: Any
@@ -69,6 +48,7 @@ class RunFacts:
   total_steps: int
   num_microbatches: int = 1
   budget_secs: float | None = None
+  partitioner: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,38 +103,6 @@ class Plan:
     ]  # fmt: skip
     lines = [f'{name:<20}{value}' for name, value in rows]
     return '\n'.join([*lines, *(f'Refused: {why}' for why in self.refusals)])
-
-
-def read_catalog(catalog: pathlib.Path, validation_share: float = 0.1) -> CatalogFacts:
-  """Facts of a folder of audio, by its headers, or of one that prepare.py wrote, by its manifest.
-
-  Raises:
-    FileNotFoundError: no such folder.
-    ValueError: no audio in it.
-  """
-  from preprocessing import manifest
-
-  path = catalog / 'manifest.jsonl'
-  if path.is_file():
-    tracks = manifest.read_manifest(path)
-    training = [track for track in tracks if track.split == 'train']
-    return CatalogFacts(
-      len(tracks), len(training), sum(track.duration_secs for track in tracks),
-      sum(track.duration_secs for track in training), _prepared_rejects(catalog), True,
-    )  # fmt: skip
-  tracks, rejects = manifest.build_manifest(catalog)
-  reasons: dict[str, int] = {}
-  for reject in rejects:
-    reasons[reject.reason] = reasons.get(reject.reason, 0) + 1
-  secs = sum(track.duration_secs for track in tracks)
-  held_out = min(len(tracks), max(2, round(validation_share * len(tracks))))
-  training = len(tracks) - held_out
-  share = training / len(tracks) if tracks else 0.0
-  return CatalogFacts(len(tracks), training, secs, secs * share, reasons, False)
-
-
-def _prepared_rejects(catalog: pathlib.Path) -> dict[str, int]:
-  return dict(TokenFolder(find_token_folder(catalog)).stats.get('rejects', {}))
 
 
 def make_plan(
@@ -241,11 +189,8 @@ def _refusals(plan: Plan, step_secs: float) -> list[str]:
   catalog, run = plan.catalog, plan.run
   spec: LiveMusicSpec = language_model(run.trainable).spec
   found = []
-  if catalog.tracks < _LEAST_TRACKS:
-    found.append(
-      f'{catalog.tracks} usable tracks cannot be split: two are held out. Add tracks, or cut a '
-      f'long one into {_LEAST_TRACKS} files of different works.'
-    )
+  if catalog.refusal:
+    found.append(catalog.refusal)
   elif catalog.train_secs < spec.chunk_secs:
     secs = apart(catalog.train_secs, spec.chunk_secs, 1)
     found.append(

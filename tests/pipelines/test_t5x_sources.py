@@ -15,7 +15,7 @@ from models.depthformer import DepthformerConfig, DepthformerModel
 from models.spec import LiveMusicSpec
 from pipelines import export, initial_params
 from pipelines.checkpoint_sources import load_source, write_model_file
-from pipelines.finetune import _write_model_file as write_gin_model_file
+from pipelines.finetune_options import write_model_file as write_gin_model_file
 from training import t5x_checkpoints
 from training.checkpoints import Checkpoints
 from training.optimizers import adafactor
