@@ -15,7 +15,7 @@ from typing import Any
 
 import gin
 from gin import config as gin_internals
-from pipelines import gin_kinds, gin_values
+from pipelines import gin_kinds, gin_paths, gin_values
 from pipelines.gin_files import GIN_HOME, ROOT, GinError, GinReader, nearest
 from preprocessing import files as file_paths
 
@@ -93,6 +93,8 @@ def _make_folders_absolute():
   """Makes full paths of macros that name a folder, such as MODEL_DIR: Orbax takes no others."""
   for name, value in _macro_values().items():
     if name.endswith(_FOLDER) and isinstance(value, str):
+      if not value:
+        raise GinError(f'{name} is empty; give the path of a folder, or leave it out.')
       gin.bind_parameter(f'{name}/gin.macro.value', file_paths.absolute(value))
 
 
@@ -261,6 +263,10 @@ def run(**arguments: Any) -> Any:
     raise GinError(f'{function.__name__} takes no {name}.')
   from training.hosts import is_first, only_run_in
 
+  gin_paths.check(
+    {name: value for name, value in _macro_values().items() if isinstance(value, str)},
+    writes=not (arguments.get('dry_run') or arguments.get('precompile')),
+  )
   if arguments.get('dry_run'):
     if 'dry_run' not in takes:
       print(config())

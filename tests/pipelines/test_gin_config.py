@@ -365,13 +365,28 @@ def test_values_that_go_together(tmp_path):
   gin_config.parse_gin([str(tmp_path / 'config.gin')])
 
 
-def test_devices_are_asked_before_the_feed_is_built(monkeypatch):
+def test_devices_are_asked_before_the_feed_is_built(monkeypatch, tmp_path):
   from pipelines import runs
 
   def built(data_dir):
     raise AssertionError('the feed was built')
 
   monkeypatch.setattr(runs, 'token_identity', built)
-  gin_config.parse_gin([TINY, PRETRAIN], [*REQUIRED, 'NUM_PARTITIONS = 64'])
+  here = [f'DATA_DIR = {str(tmp_path)!r}', f'MODEL_DIR = {str(tmp_path / "model")!r}']
+  gin_config.parse_gin([TINY, PRETRAIN], [*here, 'NUM_PARTITIONS = 64'])
   with pytest.raises(ValueError, match='devices do not divide into groups of 64'):
     gin_config.run()
+
+
+@pytest.mark.parametrize('binding, error, message', [
+  ('DATA_DIR = "/none/here"', FileNotFoundError, "DATA_DIR = '/none/here' does not exist"),
+  ('DATA_DIR = ""', ValueError, 'DATA_DIR is empty'),
+  ('MODEL_DIR = ""', ValueError, 'MODEL_DIR is empty'),
+  ('MODEL_DIR = "/proc/none/model"', ValueError, '/proc/none/model cannot be written'),
+])  # fmt: skip
+def test_paths_of_macros_are_tried_before_any_work(binding, error, message, tmp_path):
+  here = [f'DATA_DIR = {str(tmp_path)!r}', f'MODEL_DIR = {str(tmp_path / "model")!r}', binding]
+  with pytest.raises(error, match=message):
+    gin_config.parse_gin([TINY, PRETRAIN], here)
+    gin_config.run()
+  assert not (tmp_path / 'model').exists()

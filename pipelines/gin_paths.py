@@ -1,0 +1,35 @@
+"""Paths in macros: what is read is there, and what is written can be, before any work."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from preprocessing import files, outputs
+
+INPUTS = ('DATA_DIR', 'HELD_OUT_DIR', 'REPLAY_DATA_DIR')
+OUTPUTS = ('MODEL_DIR', 'EVAL_OUTPUT_DIR', 'INFER_OUTPUT_DIR', 'OUTPUT_DIR')
+
+
+def check(values: Mapping[str, Any], *, writes: bool):
+  """Refuses folders that are not there or cannot be written.
+
+  Args:
+    values: of macros; those that are not text are passed over.
+    writes: whether the run will write anything.
+
+  Raises:
+    FileNotFoundError: an input does not exist.
+    ValueError: an output cannot be written.
+    OSError: a path cannot be looked at.
+  """
+  for name in INPUTS:
+    if isinstance(value := values.get(name), str):
+      _check_input(name, value)
+  for name in OUTPUTS if writes else ():
+    if isinstance(value := values.get(name), str):
+      outputs.check_folder(value)
+
+
+def _check_input(name: str, value: str):
+  if not files.is_remote(value) and not pathlib.Path(value).expanduser().exists():
+    raise FileNotFoundError(f'{name} = {value!r} does not exist.')
