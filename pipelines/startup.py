@@ -117,6 +117,8 @@ def run_module(main: Callable[[], Any]) -> NoReturn:
   try:
     main()
     status = 0
+  except _UsageExit:  # Nothing has begun that must be ended.
+    raise
   except SystemExit as stop:
     status = stop.code
     if isinstance(status, str):
@@ -157,10 +159,21 @@ def _end(status: int) -> NoReturn:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-  """absl's flags; T5X's --gin.NAME=VALUE are left over, as arguments."""
+  """absl's flags; T5X's --gin.NAME=VALUE are left over, as arguments.
+
+  Raises:
+    SystemExit: help was asked for, or a flag is wrong.
+  """
   gin_flags = [argument for argument in argv if argument.startswith('--gin.')]
   others = [argument for argument in argv if not argument.startswith('--gin.')]
-  return app.parse_flags_with_usage(others) + gin_flags
+  try:
+    return app.parse_flags_with_usage(others) + gin_flags
+  except SystemExit as stop:
+    raise _UsageExit(stop.code) from None
+
+
+class _UsageExit(SystemExit):
+  """The end of a command that has only told its flags."""
 
 
 def check_rooms() -> None:
