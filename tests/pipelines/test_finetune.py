@@ -117,11 +117,7 @@ def test_losses_are_those_of_the_bundles_on_the_held_out_tracks(tuned, bases):
   """Against log p of every target, from the model's scoring method."""
   feed = runs.held_out_token_feed(str(tuned.output_dir / 'corpus'), batch_size=2)
   batches = list(feed.batches())
-<<<<<<< HEAD
   # Two clips too short for three different crops each: one is left of each.
-=======
-  # Two clips of 8 s, whose crops are equal but for the first: the index leaves room for three.
->>>>>>> a2aa132 (finetune: the dry run and the run begin with the same checks, before any long work)
   assert [row for batch in batches for row in batch['index'].tolist()] == [0, 3]
 
   @jax.jit
