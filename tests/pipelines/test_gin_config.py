@@ -19,7 +19,9 @@ REQUIRED = ['DATA_DIR="data"', 'MODEL_DIR="model"']
 
 
 @pytest.fixture(autouse=True)
-def clean():
+def clean(monkeypatch, tmp_path):
+  """Relative folders, such as MODEL_DIR, lie in a temporary one."""
+  monkeypatch.chdir(tmp_path)
   yield
   gin.clear_config()
 
