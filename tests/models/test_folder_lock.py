@@ -38,7 +38,7 @@ def test_a_lock_names_its_holder_and_goes_with_it(tmp_path):
     holder = folder_lock.read(folder / LOCK_FILE)
     assert holder.pid == os.getpid()
     assert holder.process_start == folder_lock._process_start(os.getpid()) != ''
-    assert 'pytest' in holder.command and holder.since[:2] == '20'
+    assert sys.orig_argv[1] in holder.command and holder.since[:2] == '20'
     with locked(folder, 'run'):  # A part of the same run.
       pass
     assert folder_lock.read(folder / LOCK_FILE) == holder

@@ -62,7 +62,8 @@ def train_loop(folder, music):
 def finetune(folder, music):
   from pipelines import finetune
 
-  with mock.patch.object(finetune, 'load_source'), mock.patch.object(finetune, '_for_size'):
+  with mock.patch.object(finetune, '_check') as check:
+    check.return_value.catalog.refusal = ''
     finetune.finetune(music, folder)
 
 

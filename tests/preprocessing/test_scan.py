@@ -196,7 +196,7 @@ def test_two_processes_stopped_on_the_way(tmp_path):
   """Ctrl-C goes to the whole group; SIGKILL to the parent alone, and its processes go with it."""
   folder, journal = tmp_path / 'audio', tmp_path / 'scan.jsonl'
   for seed in range(12):
-    _write(folder / f'{seed:02d}.wav', seed, secs=15)
+    _write(folder / f'{seed:02d}.wav', seed, secs=1)
   known = 0
   for stop in (signal.SIGINT, signal.SIGKILL):
     process = _start(tmp_path, folder)
