@@ -17,6 +17,7 @@ import time
 
 from models import folder_lock
 from pipelines import startup
+from preprocessing import outputs
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -155,12 +156,13 @@ def _summary(all_stages: list[Stage], seconds: dict[str, float]) -> str:
 
 def main(argv: list[str] | None = None):
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--output_dir', type=pathlib.Path, default=pathlib.Path('demo'))
+  parser.add_argument('--output_dir', default='demo')
   parser.add_argument('--style', default='gamelan', help='the unseen style of the catalog')
   parser.add_argument('--prompt', default=PROMPT, help='text for the two WAV files')
   args = parser.parse_args(argv)
   with startup.plain_errors('demo'):
-    _run_all(args.output_dir.resolve(), args.style, args.prompt)
+    outputs.check_folder(args.output_dir)
+    _run_all(pathlib.Path(args.output_dir).resolve(), args.style, args.prompt)
 
 
 def _run_all(output_dir: pathlib.Path, style: str, prompt: str):

@@ -204,6 +204,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _export(args: argparse.Namespace):
   notes = []
+  outputs.check_folder(args.output_dir)
   args.output_dir = files.absolute(args.output_dir)
   if args.format == 'bundle':
     folder = export(args.checkpoint, args.output_dir, licence=args.licence, data=args.data)

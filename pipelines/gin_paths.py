@@ -7,6 +7,7 @@ from typing import Any
 from preprocessing import files, outputs
 
 INPUTS = ('DATA_DIR', 'HELD_OUT_DIR', 'REPLAY_DATA_DIR')
+_FOLDERS = ('REPLAY_DATA_DIR',)  # The others may be a manifest.
 OUTPUTS = ('MODEL_DIR', 'EVAL_OUTPUT_DIR', 'INFER_OUTPUT_DIR', 'OUTPUT_DIR')
 
 
@@ -19,7 +20,7 @@ def check(values: Mapping[str, Any], *, writes: bool):
 
   Raises:
     FileNotFoundError: an input does not exist.
-    ValueError: an output cannot be written.
+    ValueError: an output cannot be written, or an input is a file where a folder is needed.
     OSError: a path cannot be looked at.
   """
   for name in INPUTS:
@@ -31,5 +32,10 @@ def check(values: Mapping[str, Any], *, writes: bool):
 
 
 def _check_input(name: str, value: str):
-  if not files.is_remote(value) and not pathlib.Path(value).expanduser().exists():
+  if files.is_remote(value):
+    return
+  path = pathlib.Path(value).expanduser()
+  if not path.exists():
     raise FileNotFoundError(f'{name} = {value!r} does not exist.')
+  if name in _FOLDERS and not path.is_dir():
+    raise ValueError(f'{name} = {value!r} is a file; give the folder that prepare.py wrote.')

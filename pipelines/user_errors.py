@@ -145,6 +145,9 @@ def _of_file(error: OSError) -> str | None:
   if error.errno is None or type(error).__str__ is not OSError.__str__:
     return text or None  # Said by whoever raised it.
   names = [error.filename, error.filename2]
+  own_words = isinstance(error.errno, int) and error.strerror != os.strerror(error.errno)
+  if own_words and not any(names) and isinstance(error.strerror, str):
+    return error.strerror
   known = ' -> '.join(_named(os.fsdecode(n)) for n in names if isinstance(n, str | bytes))
   known = known or _file_at_hand(error)
   number = error.errno if isinstance(error.errno, int) else None
@@ -212,9 +215,14 @@ def _file_in(frame: FrameType) -> str:
   own = frame.f_locals.get('self')
   if isinstance(own, pathlib.PurePath):
     return str(own)
+  given = frame.f_locals.get('filename')  # As safetensors and others name it.
+  if isinstance(given, str | os.PathLike) and os.fspath(given):
+    return os.fsdecode(given)
   for value in frame.f_locals.values():
-    if isinstance(value, io.IOBase) and isinstance(name := getattr(value, 'name', None), str):
-      return name
+    if isinstance(value, io.IOBase) or type(value).__name__ == 'SoundFile':
+      name = getattr(value, 'name', None)
+      if isinstance(name, str | bytes):
+        return os.fsdecode(name)
   return ''
 
 

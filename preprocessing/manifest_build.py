@@ -67,6 +67,8 @@ class BuildOptions:
     """Raises ValueError or FileNotFoundError for what would fail later."""
     if not (self.folders or self.table or self.earlier):
       raise ValueError('Give a folder of audio, a table or an earlier manifest.')
+    if '' in self.folders:
+      raise ValueError('A folder of audio (audio_dir) is empty; give its path.')
     for path in (self.table, self.earlier):
       local = files.place(path)
       if path and not files.is_remote(local) and not os.path.isfile(local):

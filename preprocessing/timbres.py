@@ -15,6 +15,7 @@ import scipy.signal
 from tqdm import tqdm
 
 from models.spec import LiveMusicSpec
+from preprocessing import outputs
 from preprocessing.audio import write_audio
 
 # First four formants of five vowels in Hz, rounded averages of adult voices.
@@ -148,7 +149,7 @@ def _resonate(x: np.ndarray, frequency: float, bandwidth: float, sample_rate: in
 
 def main(argv: list[str] | None = None):
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--output_dir', type=pathlib.Path, required=True)
+  parser.add_argument('--output_dir', required=True)
   parser.add_argument('--num_clips', type=int, default=24)
   parser.add_argument('--secs_per_clip', type=float, default=20.0)
   parser.add_argument('--seed', type=int, default=0)
@@ -159,6 +160,7 @@ def main(argv: list[str] | None = None):
 
   with startup.plain_errors('timbres', resumes=False):
     startup.begin()
+    outputs.check_folder(args.output_dir)
     write_timbres(
       args.output_dir, num_clips=args.num_clips, secs_per_clip=args.secs_per_clip, seed=args.seed
     )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 
 import gin
@@ -102,10 +103,11 @@ def test_what_beam_adds_hides_nothing():
     assert user_errors.message(error).startswith("Read-only file system: '/a'.")
 
 
-def test_errors_of_libraries():
+def test_errors_of_libraries(tmp_path):
   import safetensors
   import soundfile
   from jax.errors import JaxRuntimeError
+  from safetensors.numpy import save_file
 
   missing = _raised(lambda: soundfile.SoundFile('/none/x.wav'))
   assert '/none/x.wav' in user_errors.message(missing)
@@ -115,6 +117,10 @@ def test_errors_of_libraries():
   assert user_errors.message(JaxRuntimeError('INTERNAL: a bug')) is None
   broken = _raised(lambda: safetensors.deserialize(b'x'))
   assert user_errors.message(broken)
+  full = _raised(lambda: save_file({'x': np.zeros([1, 9], np.float32)}, tmp_path))
+  assert user_errors.message(full).endswith(f": '{tmp_path}'")
+  temporary = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+  assert user_errors.message(temporary) == "No usable temporary directory found in ['/tmp']"
   text = user_errors.message(MemoryError('Unable to allocate 36 TiB'))
   assert text.startswith('The memory of this machine does not suffice: Unable to allocate 36 TiB.')
   assert user_errors.message(FloatingPointError('loss is nan at step 3. Lower')) == (
