@@ -18,6 +18,7 @@ from tqdm import tqdm
 from models import notices
 from models.figures import apart
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
+from pipelines.audio_content import audio_content
 from preprocessing.audio import AudioError, read_audio, read_header
 from preprocessing.manifest import find_audio_files, read_manifest
 from preprocessing.measurement import first_not_finite
@@ -213,7 +214,12 @@ DEFAULT_AUGMENTATION = Augmentation()
 
 
 class CodecFeed:
-  """Random crops for the codec: {'audio': float32 [batch_size, samples, channels]}."""
+  """Random crops for the codec: {'audio': float32 [batch_size, samples, channels]}.
+
+  Attributes:
+    batch_size: crops in a batch.
+    content: which files they are of; see `training.data_state`.
+  """
 
   def __init__(
     self,
@@ -245,6 +251,7 @@ class CodecFeed:
     sizes = (spec.sample_rate, spec.num_channels, round(frames) * spec.samples_per_frame)
     found = find_audio(source, split)
     self._audio = DecodedAudio(list(found), *sizes) if in_memory else AudioOnDisk(found, *sizes)
+    self.content = audio_content(found)
     self.batch_size, self._seed, self._augmentation = batch_size, seed, augmentation
     self._rows = range(batch_size)
 

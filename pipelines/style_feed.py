@@ -13,6 +13,7 @@ from models.musiccoca import frontend
 from models.musiccoca.config import MusicCoCaConfig
 from models.musiccoca.vocabulary import TextVocabulary, train_vocabulary
 from models.spec import LiveMusicSpec
+from pipelines.audio_content import audio_content
 from preprocessing.audio import read_audio
 from preprocessing.captions import CaptionFacts, caption_variant, tempo_and_key, whole_caption
 from preprocessing.composer_styles import style_named
@@ -144,6 +145,7 @@ class StyleFeed:
       if track.facts.is_empty:
         raise ValueError(f'{track.path} has neither caption nor style nor instruments.')
     self.tracks = tuple(tracks)
+    self.content = audio_content(track.path for track in tracks)
     self.vocabulary = vocabulary
     self.config = config
     self.mel_matrix = mel_matrix

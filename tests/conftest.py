@@ -2,7 +2,10 @@
 
 import os
 import signal
+import sys
 import threading
+
+import pytest
 
 # The models of the tests are tiny: compiling them takes the time, not running them. Without most of
 # XLA's passes, and with its older emitter of fused loops, the suite costs half as much. Both are
@@ -15,3 +18,11 @@ os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
 _IN_MAIN_THREAD = threading.current_thread() is threading.main_thread()
 if _IN_MAIN_THREAD and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
   signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _forget_what_was_compiled():
+  """Keeps a worker's memory from growing with every module: few share what they compile."""
+  yield
+  if 'jax' in sys.modules:
+    sys.modules['jax'].clear_caches()
