@@ -35,10 +35,14 @@ def main(argv: list[str]) -> None:
     from pipelines import gin_config
 
     if _COMPARE.value:
+      startup.check_flags('--compare', [_GIN_FILE, _SEARCH_PATHS, _BUDGET], ())
+      if argv[1:]:
+        raise ValueError(f'{argv[1]} has no effect on --compare. Leave it out.')
       from pipelines.compare_reports import compare_reports
 
       compare_reports(_COMPARE.value, _OUTPUT_DIR.value)
       return
+    startup.check_flags('a report (its place is EVAL_OUTPUT_DIR)', [_OUTPUT_DIR], ())
     bindings, unknown = gin_config.split_flags(argv[1:])
     if unknown:
       raise gin_config.GinError(f'{unknown[0]!r} is not a flag; see --help.')

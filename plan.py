@@ -66,6 +66,18 @@ def _corpus() -> str:
   return plan_corpus.plan_corpus(plan, _CODEC.value, _STYLE.value, _MEASURE_SECS.value)
 
 
+_CORPUS = {
+  'hours', 'track_secs', 'codec', 'style', 'codec_levels', 'shard_mib', 'workers', 'measure_secs',
+  'price_core_hour', 'price_accelerator_hour', 'price_gib_month',
+}  # fmt: skip
+_LAUNCH = {'topology', 'num_slices', 'gin_file', 'gin_search_paths', 'name', 'zone'}
+_PLAN = {
+  'topology', 'num_slices', 'gin_file', 'gin_search_paths', 'batch', 'steps', 'analytic',
+  'cache_dir',
+}  # fmt: skip
+_FLAGS = [value for value in list(globals().values()) if isinstance(value, flags.FlagHolder)]
+
+
 def main(argv: list[str]) -> None:
   with startup.plain_errors('plan.py', resumes=False):
     startup.begin()
@@ -73,10 +85,14 @@ def main(argv: list[str]) -> None:
 
     bindings, others = gin_config.split_flags(argv[1:])
     if others == ['corpus']:
+      startup.check_flags('`corpus`', _FLAGS, _CORPUS)
+      if bindings:
+        raise ValueError(f'--gin.{bindings[0]} has no effect on `corpus`. Leave it out.')
       print(_corpus())
       return
     if others not in ([], ['launch']):
       raise ValueError(f'{others[0]!r} is no flag, `launch` or `corpus`; see --help.')
+    startup.check_flags('`launch`' if others else 'a plan', _FLAGS, _LAUNCH if others else _PLAN)
     if _TOPOLOGY.value is None:
       raise ValueError('--topology is missing, such as --topology=v6e-256.')
     if others:

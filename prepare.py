@@ -94,6 +94,17 @@ _BEAM = flags.DEFINE_multi_string(
 )
 
 
+# What each command reads; `prepare.py` alone reads all but the flags of `tokens inspect`.
+_OF_INSPECT = {'data', 'split', 'number'}
+_INSPECT = {*_OF_INSPECT, 'output_dir', 'codec', 'codec_levels', 'assets_dir'}
+_BUILD = {
+  'audio_dir', 'table', 'column', 'table_root', 'manifest', 'source', 'output_dir', 'licences',
+  'licence_required', 'duplicates', 'near_duplicates', 'limit', 'require_stereo', 'min_clip_secs',
+  'workers', 'validation_fraction', 'test_fraction', 'min_held_out', 'seed', 'assets_dir',
+}  # fmt: skip
+_FLAGS = [value for value in list(globals().values()) if isinstance(value, flags.FlagHolder)]
+
+
 def main(argv):
   with startup.plain_errors('prepare.py'):
     startup.begin(_ASSETS_DIR.value)
@@ -112,6 +123,8 @@ def _manifest(words: list[str]) -> str:
 
   if len(words) != 1 or words[0] not in manifest_commands.VERBS:
     raise ValueError(f'Say `manifest build`, `manifest check` or `manifest stats`, not {words}.')
+  used = _BUILD if words[0] == 'build' else {'manifest', 'output_dir'}
+  startup.check_flags(f'`manifest {words[0]}`', _FLAGS, used)
   if words[0] != 'build':
     if not _MANIFEST.value:
       raise ValueError('--manifest is missing.')
@@ -128,6 +141,7 @@ def _manifest(words: list[str]) -> str:
 def _inspect():
   from preprocessing import token_inspection
 
+  startup.check_flags('`tokens inspect`', _FLAGS, _INSPECT)
   if not _DATA.value:
     raise ValueError('--data is missing: a shard, or a folder of shards.')
   codec = _CODEC.value if flags.FLAGS['codec'].present else None
@@ -140,6 +154,8 @@ def _inspect():
 def _prepare() -> str:
   from preprocessing import corpus
 
+  used = {flag.name for flag in _FLAGS} - _OF_INSPECT
+  startup.check_flags('preparing; it belongs to `tokens inspect`', _FLAGS, used)
   began = time.monotonic()
   prepared = corpus.prepare_corpus(_prepare_options())
   return corpus.summary(prepared, time.monotonic() - began)

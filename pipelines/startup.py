@@ -11,7 +11,7 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from logging import LogRecord
 from typing import Any, NoReturn
 
@@ -170,6 +170,22 @@ def parse_flags(argv: list[str]) -> list[str]:
     return app.parse_flags_with_usage(others) + gin_flags
   except SystemExit as stop:
     raise _UsageExit(stop.code) from None
+
+
+def check_flags(command: str, given: Iterable[flags.FlagHolder], used: Iterable[str]):
+  """Refuses flags that a command would ignore.
+
+  Args:
+    command: in words, for the message.
+    given: the flags of the script.
+    used: names of those that the command reads.
+
+  Raises:
+    ValueError: another one was given; names all of them.
+  """
+  unused = [f'--{flag.name}' for flag in given if flag.present and flag.name not in set(used)]
+  if unused:
+    raise ValueError(f'{", ".join(unused)} has no effect on {command}. Leave it out.')
 
 
 class _UsageExit(SystemExit):

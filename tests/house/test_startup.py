@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
 
 from pipelines import startup
 
@@ -101,3 +102,29 @@ def test_ctrl_c_says_how_to_go_on(error, capsys):
   with pytest.raises(SystemExit), startup.plain_errors('eval.py', resumes=False):
     raise error
   assert 'starts anew' in capsys.readouterr().err
+
+
+def test_flags_that_a_command_would_ignore_are_refused():
+  values = flags.FlagValues()
+  name = flags.DEFINE_string('name', 'x', 'A name.', flag_values=values)
+  number = flags.DEFINE_integer('number', 3, 'A number.', flag_values=values)
+  values(['script', '--number=3'])
+  startup.check_flags('`look`', [name, number], {'number'})
+  with pytest.raises(ValueError, match='^--number has no effect on `look`. Leave it out.$'):
+    startup.check_flags('`look`', [name, number], {'name'})
+
+
+@pytest.mark.parametrize('script', ['prepare', 'plan'])
+def test_names_of_flags_in_a_script_are_right(script):
+  """What a command is said to read are flags of its script."""
+  code = (
+    f'import {script} as s\n'
+    'known = {flag.name for flag in s._FLAGS}\n'
+    'names = ("_OF_INSPECT", "_INSPECT", "_BUILD", "_CORPUS", "_LAUNCH", "_PLAN")\n'
+    'used = set().union(*(getattr(s, name, set()) for name in names))\n'
+    'print(len(known) > 15 and len(used) > 15, sorted(used - known))\n'
+  )
+  told = subprocess.run(
+    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True
+  )
+  assert told.stdout == 'True []\n'
