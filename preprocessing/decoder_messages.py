@@ -1,4 +1,4 @@
-"""What the MP3 decoder writes to the terminal, turned into log lines that name the file.
+"""What the MP3 decoder writes to the terminal, turned into lines that name the file.
 
 libmpg123, inside libsndfile, writes notes on damaged streams to file descriptor 2 and cannot be
 told not to. While it works, the descriptor leads into a temporary file; what others write there
@@ -13,7 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 
-from absl import logging
+from models import notices
 
 # '[src/libmpg123/layer3.c:INT123_do_layer3():1788] error: ...', 'Note: ...', 'Warning: Xing ...'.
 _MPG123 = re.compile(
@@ -44,7 +44,7 @@ class _Redirection:
       self._names[name] += 1
 
   def end(self, name: str) -> str:
-    """Ends one use; returns a log line, '' for none."""
+    """Ends one use; returns a line, '' for none."""
     with self._lock:
       lines = self._read()
       names = ' or '.join(sorted(self._names))
@@ -76,12 +76,12 @@ _REDIRECTION = _Redirection()
 
 
 @contextlib.contextmanager
-def logged(name: str) -> Iterator[None]:
-  """What libmpg123 writes while the block runs is logged once for each file, with its name."""
+def named(name: str) -> Iterator[None]:
+  """What libmpg123 writes while the block runs is told once for each file, with its name."""
   _REDIRECTION.begin(name)
   try:
     yield
   finally:
     line = _REDIRECTION.end(name)
     if line:
-      logging.warning('%s', line)
+      notices.say(line)

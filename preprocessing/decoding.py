@@ -255,7 +255,7 @@ def _mpeg(path: str, frames: mpeg_frames.MpegFrames) -> Reading:
   if frames.first.layer != 3:
     return _mpeg_layer_2(path, frames, tuple(notes))
   links: tuple[tuple[Part, ...], ...] = (frames.parts(),)
-  with decoder_messages.logged(path):
+  with decoder_messages.named(path):
     counted = _plain(path, '', links)
     if _is_plain(frames) and _info(path, None).frames == counted.frames:
       links = ()
@@ -338,7 +338,7 @@ class _SoundFileDecoder:
       return file
 
   def _logged(self):
-    return decoder_messages.logged(self._path) if self._is_mpeg else contextlib.nullcontext()
+    return decoder_messages.named(self._path) if self._is_mpeg else contextlib.nullcontext()
 
   def read(self, frames: int) -> np.ndarray:
     while True:
