@@ -1,5 +1,6 @@
 """What every report's page is made with: recordings, their files, numbers as people read them."""
 
+import concurrent.futures
 import csv
 import dataclasses
 import io
@@ -68,7 +69,9 @@ class Clip:
 def write_sounds(clips: list[Clip], output_dir: pathlib.Path) -> dict[str, bytes]:
   """Writes `output_dir`/audio/*.mp3; returns the bytes of each, by key."""
   folder_marker.mark(output_dir / 'audio', 'report')
-  sounds = {clip.key: media.mp3_bytes(clip.audio, clip.sample_rate) for clip in clips}
+  with concurrent.futures.ThreadPoolExecutor() as threads:  # The encoder frees the interpreter.
+    encoded = threads.map(lambda clip: media.mp3_bytes(clip.audio, clip.sample_rate), clips)
+    sounds = dict(zip((clip.key for clip in clips), encoded))
   for clip in clips:
     files.write_whole(output_dir / clip.file, sounds[clip.key])
   return sounds

@@ -56,8 +56,8 @@ def stages(output_dir: pathlib.Path, unseen_style: str, prompt: str) -> list[Sta
   compose = ('-m', 'preprocessing.demo_corpus')
   # What fits into about a minute; eval.gin's own defaults look at more.
   evaluate = (
-    'eval.py', '--gin_file=gin/runs/eval.gin', '--budget=1min', '--gin.NUM_AUDIO_SECS=8.0',
-    '--gin.STREAM_SECS=60.0',
+    'eval.py', '--gin_file=gin/runs/eval.gin', '--budget=1min', '--gin.NUM_AUDIO_SECS=4.0',
+    '--gin.STREAM_SECS=60.0', '--gin.evaluate.EvaluationOptions.codec_depths=(4, 16)',
   )  # fmt: skip
   generate = ('generate.py', f'--prompt={prompt}', '--secs=20', '--seed=7')
   return [

@@ -18,8 +18,9 @@ from pipelines.evaluation_options import (
   parse_secs,
 )
 
-# Drawing the page takes as long as measuring so many clips; and room for what is not counted.
-_FIXED_CLIPS, _RESERVE = 20, 0.85
+# Drawing the page and what is compiled on the way take as long as measuring so many clips; and room
+# for what is not counted.
+_FIXED_CLIPS, _RESERVE = 50, 0.75
 
 
 class Budget:
