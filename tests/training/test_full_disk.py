@@ -120,3 +120,33 @@ def test_another_error_is_told_beside_that_of_the_disk(tmp_path, monkeypatch):
   with pytest.raises(ZeroDivisionError) as raised, store:
     raise ZeroDivisionError
   assert raised.value.__notes__ == ['full']
+
+
+@pytest.mark.slow
+def test_a_model_dir_that_goes_ends_the_process(tmp_path):
+  """Threads of the checkpoint library wait for a folder that never comes; the process does not."""
+  program = textwrap.dedent(f"""
+    import pathlib, shutil, sys
+    sys.path[:0] = [{str(ROOT)!r}, {str(pathlib.Path(__file__).parent)!r}]
+    import test_full_disk
+    from pipelines import startup
+    folder = pathlib.Path(sys.argv[1])
+    class Spoiling(test_full_disk.Feed):
+      def batch(self, index):
+        if index == 6:
+          shutil.rmtree(folder)
+          folder.write_text('a file')
+        return super().batch(index)
+    test_full_disk.Feed = Spoiling
+    def main():
+      with startup.plain_errors('train.py'):
+        test_full_disk.train(str(folder), 100_000)
+    startup.run_module(main)
+  """)
+  result = subprocess.run(
+    [sys.executable, '-c', program, str(tmp_path / 'run')], capture_output=True, text=True,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, timeout=900,
+  )  # fmt: skip
+  assert result.returncode == 1
+  assert result.stderr.startswith('train.py: ') and str(tmp_path / 'run') in result.stderr
+  assert 'Traceback' not in result.stderr
