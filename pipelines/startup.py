@@ -56,10 +56,10 @@ def _is_not_raised_too(entry: LogRecord) -> bool:
 
 @contextlib.contextmanager
 def plain_errors(script: str, *, resumes: bool = True) -> Iterator[None]:
-  """Turns what a user can mend, and Ctrl-C, into one message and an exit status.
+  """Turns user errors and Ctrl-C into one message and an exit status.
 
-  Status 1 is an error that the user can mend (`user_errors.message`), 130 is Ctrl-C. Anything else
-  is a defect of ours: it keeps its traceback, with a line that says so.
+  Status 1 is a user error (`user_errors.message`), 130 is Ctrl-C. Any other exception is a defect
+  of Woodshed: it keeps its traceback, with a line that says so.
 
   Args:
     script: name in the message.
@@ -72,7 +72,7 @@ def plain_errors(script: str, *, resumes: bool = True) -> Iterator[None]:
     raise
   except (Exception, KeyboardInterrupt) as error:
     if isinstance(error, BrokenPipeError) and _output_is_closed():
-      sys.exit(f'{script}: nobody reads the output any more (its pipe is closed).')
+      sys.exit(f'{script}: the output cannot be written: its pipe is closed.')
     if user_errors.is_interrupt(error):
       again = 'goes on from here' if resumes else 'starts anew'
       print(f'{script}: interrupted; the same command {again}.', file=sys.stderr)
@@ -103,7 +103,7 @@ def run(main: Callable[[list[str]], Any]) -> NoReturn:
   """Runs a root script: absl's flags, T5X's --gin.NAME=VALUE, `main(argv)`, and the end.
 
   Args:
-    main: raises SystemExit for errors that a user can mend, as under `plain_errors`.
+    main: raises SystemExit for user errors, as under `plain_errors`.
   """
   run_module(lambda: app.run(main, flags_parser=parse_flags))
 

@@ -1,4 +1,4 @@
-"""Which errors a user can mend, and the line that says so; all others are defects of Woodshed."""
+"""User errors and the message for each; all other exceptions are defects of Woodshed."""
 
 import builtins
 import errno
@@ -32,7 +32,7 @@ _WAYS_OUT = {
   errno.ENFILE: 'Too many files are open on this machine: end other programs.',
   errno.ENOMEM: 'Memory is used up: end other programs, or take a smaller batch.',
 }
-# Of errors without a file: those that the machine or the network has, and no call of ours.
+# Error numbers that count as user errors without a file name: of the machine or the network.
 _OF_THE_MACHINE = {
   errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
   errno.EROFS, errno.EAGAIN, errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENETUNREACH,
@@ -56,7 +56,7 @@ _BEAM_STEP = re.compile(r" \[while running '[^']*'\]")
 
 
 def message(error: BaseException) -> str | None:
-  """What to tell a user who can mend `error`: problem, value, way out. None for a defect of ours.
+  """Returns the message for a user error: problem, value, way out. None for a defect of Woodshed.
 
   A wrong value is a ValueError; a file or a machine that does not give what is asked is an OSError
   or the like of a library. The name of the file is added where the error has none and its
@@ -128,7 +128,7 @@ def _of_value(error: ValueError) -> str | None:
 
 
 def _of_text(error: UnicodeError) -> str:
-  """Text that is no text; such errors hold it, and no file."""
+  """Message for text that is not valid; such errors hold the text, not the file."""
   if isinstance(error, UnicodeEncodeError):
     return (
       f'{_named(error.object)} is not valid text: character {error.start + 1} cannot be written as '

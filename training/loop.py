@@ -103,8 +103,9 @@ def train(
     initial_params: start from these; optimizer and step start anew.
     initial_optimizer_state: of the optimizer's first state, the one to start from in its place.
     num_microbatches: parts of a batch whose gradients are added up, for less memory.
-    max_skipped_steps: so many steps in a row whose loss or gradient is not finite are skipped, and
-      told in skipped_steps.jsonl with the indices of their examples; 0 stops at the first.
+    max_skipped_steps: maximum number of consecutive steps that are skipped because their loss or
+      gradient is not finite. They are logged to skipped_steps.jsonl with the indices of their
+      examples; 0 stops at the first.
     time_budget_secs: stop cleanly once this call has lasted so long.
     tensorboard: also write TensorBoard events.
     progress: show a progress bar.
@@ -118,8 +119,8 @@ def train(
     The state after the last step made.
 
   Raises:
-    FloatingPointError: the loss or the gradient became infinite or not a number, oftener in a row
-      than is borne; names the step.
+    FloatingPointError: the loss or the gradient was not finite in more than `max_skipped_steps`
+      consecutive steps; names the step.
     ValueError: a number of steps or checkpoints is too small, or the checkpoint is of a run on
       other data (`data_state`).
     DiskError: a file could not be written; the newest checkpoint is whole.

@@ -321,7 +321,8 @@ def test_a_listener_that_does_not_read_is_bounded():
     say_hello(socket)
     socket.send('{"type":"play"}')
     eventually(lambda: server.status()['players'][0]['ahead_secs'] == 0.8)
-    time.sleep(0.3)
+    (player,) = server.players.all()
+    eventually(lambda: not player._wants_more())
     # Half a second is asked for: nothing is made beyond that, whoever waits.
     assert len(engine.requests) == 1
     assert server.status()['players'][0]['ahead_secs'] == 0.8

@@ -364,7 +364,10 @@ def test_values_that_go_together(tmp_path):
   gin_config.parse_gin([TINY, 'gin/runs/finetune_lora.gin'], [*REQUIRED, *adapter])
   # The configuration that a run writes sets everything, and nothing of it was given in vain.
   (tmp_path / 'config.gin').write_text(gin_config.config())
+  gin.clear_config()
   gin_config.parse_gin([str(tmp_path / 'config.gin')])
+  assert gin_config.macro_value('ADAPTER_RANK') == 16
+  assert gin_config.macro_value('METHOD') == 'lora'
 
 
 def test_devices_are_asked_before_the_feed_is_built(monkeypatch, tmp_path):

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-import time
+import threading
 import types
 
 import jax
@@ -17,7 +17,7 @@ from models.depthformer import DepthformerConfig, DepthformerModel
 from models.spec import LiveMusicSpec
 from pipelines import gin_config, initial_params, runs
 from pipelines.checkpoint_sources import load_source
-from training import metrics, optimizers
+from training import metrics, optimizers, stopping
 from training.checkpoints import restore_params
 
 SPEC = LiveMusicSpec(
@@ -163,17 +163,26 @@ def test_start_precedence(tmp_path):
     _train_line(tmp_path / 'third', initial_checkpoint_path='/nowhere')
 
 
-def test_what_finishes_a_run(tmp_path):
+def test_what_finishes_a_run(tmp_path, monkeypatch):
   finished = []
 
   def finish(state, trainable, model_dir):
     finished.append((int(state.step), type(trainable), model_dir))
 
+  received = threading.Event()
+  request = stopping.StopRequest.request
+
+  def requested(self, reason):
+    request(self, reason)
+    received.set()
+
+  monkeypatch.setattr(stopping.StopRequest, 'request', requested)
+
   class Interrupting(Ones):
     def batch(self, index):
       if index == 3:
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.2)
+        assert received.wait(600)
       return super().batch(index)
 
   options = dict(finish=finish, feed=Interrupting(), total_steps=1000)

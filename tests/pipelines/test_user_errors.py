@@ -218,6 +218,6 @@ def test_a_closed_pipe_is_told_once():
     ''', stdout=writing)  # fmt: skip
   os.close(writing)
   assert process.communicate()[1] == (
-    'prepare.py: nobody reads the output any more (its pipe is closed).\n'
+    'prepare.py: the output cannot be written: its pipe is closed.\n'
   )
   assert process.returncode == 1

@@ -1,15 +1,14 @@
 """Fingerprints: a recording in other codings, cuts and speeds is found, other music is not."""
 
 import dataclasses
-import fractions
 import shutil
 import subprocess
 
-import av
 import numpy as np
 import pytest
 import soxr
 
+from benchmarks import duplicates
 from preprocessing import audio, fingerprint, same_recordings
 from preprocessing.composer import compose
 from preprocessing.synthesizer import render
@@ -46,24 +45,7 @@ def _speed(x, factor):
 
 def _tempo(x, factor):
   """Tempo without pitch, by FFmpeg's filter."""
-  graph = av.filter.Graph()
-  source = graph.add_abuffer(
-    sample_rate=RATE, format='flt', layout='stereo', time_base=fractions.Fraction(1, RATE)
-  )
-  change, sink = graph.add('atempo', str(factor)), graph.add('abuffersink')
-  source.link_to(change)
-  change.link_to(sink)
-  graph.configure()
-  frame = av.AudioFrame.from_ndarray(x.reshape(1, -1), format='flt', layout='stereo')
-  frame.sample_rate, frame.pts, frame.time_base = RATE, 0, fractions.Fraction(1, RATE)
-  source.push(frame)
-  source.push(None)
-  found = []
-  while True:
-    try:
-      found.append(sink.pull().to_ndarray().reshape(-1, 2))
-    except (av.error.EOFError, av.error.BlockingIOError):
-      return np.concatenate(found), RATE
+  return duplicates.at_tempo(x, factor), RATE
 
 
 def _pitch(x, semitones):
