@@ -71,8 +71,8 @@ def explained(
     odd = isinstance(error, socket.gaierror) or not isinstance(error, OSError)
     if odd or number == errno.EADDRNOTAVAIL:
       way_out = (
-        f'{host_flag}={host} is no address of this machine; take 127.0.0.1 (this machine alone) or '
-        '0.0.0.0 (every address of it)'
+        f'{host_flag}={host} is not an address of this machine; take 127.0.0.1 (this machine '
+        'alone) or 0.0.0.0 (every address of it)'
       )
     elif number == errno.EADDRINUSE:
       way_out = f'another program has the port; stop it, or take a free one with {port_flag}=0'

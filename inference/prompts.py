@@ -78,8 +78,8 @@ def split_weight(text: str) -> tuple[float | None, str]:
   if not match:
     if wrong := _NEARLY_WEIGHTED.match(text):
       raise PromptError(
-        f'The prompt {_shortened(text)} begins with {wrong.group(1)!r}, which is no weight; write '
-        'one as 0.7.'
+        f'The prompt {_shortened(text)} begins with {wrong.group(1)!r}, which is not a weight; '
+        'write one as 0.7.'
       )
     return None, text.strip()
   weight = float(match.group(1))

@@ -91,7 +91,7 @@ class SessionState:
       raise
     except Exception as error:  # Damage shows in many ways.
       raise ValueError(
-        f'{path} is no whole session that `SessionState.save` wrote ({error}); start anew.'
+        f'{path} is not a complete session that `SessionState.save` wrote ({error}); start anew.'
       ) from error
     return state
 

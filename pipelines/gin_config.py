@@ -133,10 +133,7 @@ def _macro_values() -> dict[str, Any]:
 
 
 def _check_values(shipped: dict[str, Any]):
-  """Raises a GinError for a macro that is of another kind than what a file of ours sets it to.
-
-  So it does for values that do not go together.
-  """
+  """Raises a GinError for a macro of another type than in gin/, or for values that conflict."""
   values = _macro_values()
   for name, value in shipped.items():
     if wrong := gin_kinds.mistake(name, values[name], value):

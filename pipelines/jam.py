@@ -143,7 +143,7 @@ def check_options(
   for origin in origins:
     if not _ORIGIN.fullmatch(origin):
       raise ValueError(
-        f'allowed_origin={origin!a} is no origin; write scheme and host as browsers send them, '
+        f'allowed_origin={origin!a} is not an origin; write scheme and host as browsers send them, '
         'such as https://studio.example.'
       )
 

@@ -216,7 +216,7 @@ def _mapping(names: list[str], columns: dict[str, str], faults: list[Fault]) -> 
         Fault(
           1,
           name,
-          f'is no field, {near[0]} is; map it: --column=FIELD={name}, or --column=ignore={name}',
+          f'is not a field, {near[0]} is; map it: --column=FIELD={name}, or --column=ignore={name}',
         )
       )
   if not any(key in columns for key in KEYS):

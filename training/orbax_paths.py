@@ -89,6 +89,6 @@ def _link(path: str) -> pathlib.Path:
       return link
   raise ValueError(
     f'{path}: one of * ? [ \\ in a folder name needs a link in a temporary folder, and '
-    f'{tempfile.gettempdir()} is no place for it. Set TMPDIR to a folder that can be written to '
-    'and has none of them in its name, or rename the folder.'
+    f'{tempfile.gettempdir()} cannot hold it. Set TMPDIR to a writable folder without these '
+    'characters in its name, or rename the folder.'
   )

@@ -139,8 +139,8 @@ def check_embeddings(embeddings: np.ndarray, what: str = 'The style embedding') 
   if not finite.all():
     number = np.size(finite) - np.sum(finite)
     raise StyleError(
-      f'{what} has NaN or infinite coordinates (in {number} of {np.size(finite)}); it is no style. '
-      'Look at the audio, the weights or the preset that it was made from.'
+      f'{what} has NaN or infinite coordinates (in {number} of {np.size(finite)}); it is not a '
+      'style. Look at the audio, the weights or the preset that it was made from.'
     )
   return embeddings
 

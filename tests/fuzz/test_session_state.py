@@ -34,7 +34,7 @@ def test_a_damaged_session_is_the_same_or_refused_by_name(path):
     try:
       state = SessionState.load(path)
     except ValueError as error:
-      assert 'pause.npz is no whole session' in str(error)
+      assert 'pause.npz is not a complete session' in str(error)
       return
     for field in dataclasses.fields(SessionState):
       np.testing.assert_array_equal(getattr(state, field.name), getattr(STATE, field.name))
@@ -52,7 +52,7 @@ def test_a_damaged_session_is_the_same_or_refused_by_name(path):
 )
 def test_a_session_that_cannot_go_on_is_refused(tmp_path, change, reason):
   dataclasses.replace(STATE, **change).save(tmp_path / 'pause.npz')
-  with pytest.raises(ValueError, match=f'pause.npz is no whole session .*{reason}'):
+  with pytest.raises(ValueError, match=f'pause.npz is not a complete session .*{reason}'):
     SessionState.load(tmp_path / 'pause.npz')
   with pytest.raises(FileNotFoundError):
     SessionState.load(tmp_path / 'nowhere.npz')

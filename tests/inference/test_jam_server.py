@@ -460,11 +460,11 @@ def test_a_resumed_stream_cannot_begin_beyond_its_end(server, jam):
   [
     ('127.0.0.1', 65536, r'--port=65536 is not in 0\.\.65535'),
     ('127.0.0.1', -1, r'--port=-1 is not in 0\.\.65535'),
-    ('192.0.2.7', 0, '--host=192.0.2.7 is no address of this machine'),
-    ('no host', 0, '--host=no host is no address of this machine'),
-    ('::zz', 0, 'is no address of this machine'),
-    ('a' * 300, 0, 'is no address of this machine'),
-    ('\udcff', 0, 'is no address of this machine'),
+    ('192.0.2.7', 0, '--host=192.0.2.7 is not an address of this machine'),
+    ('no host', 0, '--host=no host is not an address of this machine'),
+    ('::zz', 0, 'is not an address of this machine'),
+    ('a' * 300, 0, 'is not an address of this machine'),
+    ('\udcff', 0, 'is not an address of this machine'),
     ('', 0, '--host is empty'),
   ],
 )

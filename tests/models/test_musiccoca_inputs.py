@@ -73,7 +73,7 @@ def test_the_model_itself_takes_no_nan_and_no_surrogate(style):
     style.embed_audio(audio(((4000, 1), np.nan)), RATE)
   with pytest.raises(StyleError, match='not valid Unicode'):
     style.embed_text(['organ', 'a\udcff'])
-  with pytest.raises(StyleError, match=r'in 1 of 2\); it is no style'):
+  with pytest.raises(StyleError, match=r'in 1 of 2\); it is not a style'):
     style.tokenize(np.stack([np.zeros(768), np.full(768, np.nan)]))
 
 

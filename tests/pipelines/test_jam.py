@@ -57,11 +57,11 @@ def test_what_cannot_be_served_is_refused(bundle):
     ({'token': 'a\udcff'}, 'The token has the lone surrogate'),
     ({'token': 'a' * 257}, 'token of 257 characters'),
     ({'token': '', 'host': '0.0.0.0'}, 'can be reached from other machines'),
-    ({'origins': ['studio.example']}, "allowed_origin='studio.example' is no origin"),
+    ({'origins': ['studio.example']}, "allowed_origin='studio.example' is not an origin"),
     ({'port': 65536}, '--port=65536'),
-    ({'host': 'no host'}, '--host=no host is no address'),
+    ({'host': 'no host'}, '--host=no host is not an address'),
     ({'osc_port': 70000}, '--osc_port=70000'),
-    ({'osc_port': 0, 'osc_host': 'no host'}, '--osc_host=no host is no address'),
+    ({'osc_port': 0, 'osc_host': 'no host'}, '--osc_host=no host is not an address'),
   ],
 )
 def test_what_cannot_be_served_is_refused_before_anything_is_loaded(options, reason):

@@ -107,7 +107,7 @@ def test_faults_of_json_lines(tmp_path):
 def test_a_near_name_is_asked_about_and_may_be_ignored(tmp_path):
   ((_, _, told),) = _faults(tmp_path, 'path,artists\na.wav,X\n')
   assert (
-    told == 'is no field, artist is; map it: --column=FIELD=artists, or --column=ignore=artists'
+    told == 'is not a field, artist is; map it: --column=FIELD=artists, or --column=ignore=artists'
   )
   path = str(tmp_path / 't.csv')
   (row,) = tables.read_table(path, tables.parse_columns(['ignore=artists']))
