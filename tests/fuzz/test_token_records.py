@@ -47,25 +47,12 @@ def _check(read, folder, story):
     assert (codes == CLIPS[index][0]).all() and (style == CLIPS[index][1]).all(), story
 
 
-@pytest.mark.parametrize('name', ['dataset_info.json', 'stats.json', 'shards.json'])
-def test_what_stands_beside_the_shards(folder, name):
-  path = folder / name
-  valid = path.read_bytes()
-
-  @mutations.settings(40)
-  @hypothesis.given(mutations.mutations(valid))
-  def run(mutation):
-    path.write_bytes(mutation.data)
-    _check(lambda: _read(folder), folder, mutation.story)
-
-  try:
-    run()
-  finally:
-    path.write_bytes(valid)
+SHARD = 'a shard'
 
 
-def test_a_shard(folder):
-  path = token_folders.shard_path(folder, 'train', 0, 2)
+@pytest.mark.parametrize('name', [SHARD, 'dataset_info.json', 'stats.json', 'shards.json'])
+def test_shards_and_what_stands_beside_them(folder, name):
+  path = token_folders.shard_path(folder, 'train', 0, 2) if name == SHARD else folder / name
   valid = path.read_bytes()
 
   @mutations.settings(40)
