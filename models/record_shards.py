@@ -7,20 +7,18 @@ what changes inside a shard is found by the records' own checksums when they are
 
 import concurrent.futures
 import contextlib
-import dataclasses
-import gzip
 import hashlib
 import json
-import math
 import os
 import re
-import zlib
 from collections.abc import Mapping, Sequence
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from etils import epath
 
+from models import shard_bytes
+from models.shard_bytes import ShardFacts, TokenDataError, count_records
 from models.spec import MAGENTA_RT_V1, LiveMusicSpec
 
 INFO_FILE = 'dataset_info.json'
@@ -30,23 +28,8 @@ COMPLETION_MARKER = 'COMPLETED'
 _SHARD_NAME = re.compile(
   r'(?P<name>[^.].*)-(?P<split>[^-]+)\.tfrecord-(?P<shard>\d{5,})-of-(?P<num>\d{5,})'
 )
-_END_BYTES = 4096
-# A record: its length (8 bytes), the length's checksum (4), the content, its checksum (4).
-_BEFORE, _AROUND = 12, 16
 _READERS = 16
 _Value = TypeVar('_Value')
-
-
-class TokenDataError(ValueError):
-  """Token records are damaged, incomplete or not there; the message names the file.
-
-  Attributes:
-    problem: the message without the way out.
-  """
-
-  def __init__(self, problem: str, way_out: str = ''):
-    super().__init__(f'{problem} {way_out}'.rstrip())
-    self.problem = problem
 
 
 class NoSplitError(TokenDataError):
@@ -55,95 +38,6 @@ class NoSplitError(TokenDataError):
 
 class ForeignShardError(TokenDataError):
   """A shard lies in a folder to whose data set it does not belong."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardFacts:
-  """What a whole shard looks like from outside.
-
-  Attributes:
-    num_bytes: its size.
-    num_records: records in it.
-    ends: a hash of its first and last 4 KiB.
-  """
-
-  num_bytes: int
-  num_records: int
-  ends: str
-
-
-def shard_facts(path: epath.PathLike, compression: str = '') -> ShardFacts:
-  """The facts of a shard, by walking the lengths of its records.
-
-  Raises:
-    TokenDataError: the file ends inside a record, or cannot be uncompressed.
-    OSError: it cannot be read.
-  """
-  size, ends = _outside(path)
-  return ShardFacts(size, count_records(path, compression), ends)
-
-
-def _outside(path: epath.PathLike) -> tuple[int, str]:
-  """Size and hash of the ends."""
-  with _open(path) as file:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    digest = hashlib.sha256(file.read(_END_BYTES))
-    file.seek(max(0, size - _END_BYTES))
-    digest.update(file.read(_END_BYTES))
-  return size, digest.hexdigest()[:32]
-
-
-def _open(path: epath.PathLike) -> IO[bytes]:
-  """Opens a file to read; of local ones there may be very many, and epath takes its time."""
-  return epath.Path(path).open('rb') if _is_remote(path) else open(path, 'rb', buffering=0)
-
-
-def _size(path: epath.PathLike) -> int:
-  return epath.Path(path).stat().length if _is_remote(path) else os.stat(path).st_size
-
-
-def _is_remote(path: epath.PathLike) -> bool:
-  return '://' in os.fspath(path)
-
-
-def count_records(path: epath.PathLike, compression: str = '') -> int:
-  """Counts the records of a shard by their lengths, without parsing them.
-
-  Raises:
-    TokenDataError: the file ends inside a record, or cannot be uncompressed.
-    OSError: it cannot be read.
-  """
-  path = epath.Path(path)
-  with _open(path) as raw:
-    if not compression:
-      size = raw.seek(0, os.SEEK_END)
-      return _count(raw, size, path)
-    try:
-      with gzip.open(raw) as file:
-        return _count(file, math.inf, path)
-    except (zlib.error, gzip.BadGzipFile) as error:
-      raise TokenDataError(f'{path} is not a whole {compression} file: {error}.') from error
-
-
-def _count(file: IO[bytes], size: float, path: epath.Path) -> int:
-  position = count = 0
-  try:
-    while position < size:
-      file.seek(position)
-      header = file.read(8)
-      if not header and size == math.inf and file.tell() == position:
-        return count
-      position += _AROUND + int.from_bytes(header, 'little')
-      # No file is as long as a damaged length may say, and no platform seeks there.
-      if len(header) < 8 or position > min(size, 2**62):
-        break
-      count += 1
-  except EOFError:
-    position, count = -1, max(0, count - 1)
-  if position != size:
-    raise TokenDataError(f'{path} ends inside of record {count}.')
-  return count
 
 
 def find_token_folder(data_dir: epath.PathLike, *, listed: bool = True) -> epath.Path:
@@ -222,7 +116,7 @@ def whole_shards(folder: epath.PathLike) -> list[str]:
     return []
   for name, facts in rows:
     with contextlib.suppress(OSError, TypeError, LookupError):
-      if _SHARD_NAME.fullmatch(name) and _outside(folder / name) == (facts[0], facts[2]):
+      if _SHARD_NAME.fullmatch(name) and shard_bytes.outside(folder / name) == (facts[0], facts[2]):
         names.append(name)
   return names
 
@@ -388,7 +282,7 @@ class TokenFolder:
 
   def _look(self):
     """Lists the folder."""
-    remote = _is_remote(self.path)
+    remote = shard_bytes.is_remote(self.path)
     names = [child.name for child in self.path.iterdir()] if remote else os.listdir(self.path)
     names.sort()
     self._hidden = [name for name in names if name.startswith('.') and '.tfrecord-' in name]
@@ -446,7 +340,7 @@ class TokenFolder:
     recorded = [self._recorded.get(os.path.basename(path)) for path in paths]
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
       if all(recorded):
-        looks = pool.map(_outside, paths)
+        looks = pool.map(shard_bytes.outside, paths)
         for path, length, facts, (size, ends) in zip(paths, lengths, recorded, looks, strict=True):
           if facts.num_records != length:
             raise self._damaged(
@@ -457,7 +351,7 @@ class TokenFolder:
             raise self._broken(path, size, facts)
         return
       # Made before shards.json was. All sizes together tell whether something is cut.
-      sizes = list(pool.map(_size, paths))
+      sizes = list(pool.map(shard_bytes.size_of, paths))
       if sum(sizes) == self._num_bytes(split):
         return
       for path, size, length in zip(paths, sizes, lengths, strict=True):

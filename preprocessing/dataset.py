@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from etils import epath
 from tqdm import tqdm
 
-from models import folder_marker, record_shards
+from models import folder_marker, record_shards, shard_bytes
 from preprocessing import features, manifest, parts, shards, units, work
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _write_shards(
   options: PrepareOptions,
   output: epath.PathLike,
   building: epath.Path,
-) -> dict[tuple[str, str], record_shards.ShardFacts]:
+) -> dict[tuple[str, str], shard_bytes.ShardFacts]:
   """Writes what is missing of the shards; returns the facts of each by (split, file name)."""
   from preprocessing import pipeline
 
@@ -227,7 +227,7 @@ def _write_shards(
   _refuse_missing([s.target for s in plan if epath.Path(s.target).name not in there], len(missing))
   facts = {}
   for shard, (split, *_) in zip(plan, layout, strict=True):
-    found = record_shards.shard_facts(shard.target, compression)
+    found = shard_bytes.shard_facts(shard.target, compression)
     if found.num_records != shard.count:
       raise RuntimeError(
         f'{shard.target} has {found.num_records} records, the manifest gives {shard.count}. '
@@ -237,7 +237,7 @@ def _write_shards(
   return facts
 
 
-def _write_facts(folder: epath.Path, facts: dict[str, record_shards.ShardFacts]):
+def _write_facts(folder: epath.Path, facts: dict[str, shard_bytes.ShardFacts]):
   """Writes down what whole shards look like, for those who read them later."""
   rows = {name: [known.num_bytes, known.num_records, known.ends] for name, known in facts.items()}
   with parts.atomic_file(folder / record_shards.SHARDS_FILE) as file:
@@ -255,7 +255,7 @@ def _damage(folder: epath.Path) -> str:
     names = [name for split in found.splits for name in found.shards(split)]
     if not (folder / record_shards.SHARDS_FILE).exists():  # Made before these were written down.
       facts = {
-        epath.Path(name).name: record_shards.shard_facts(name, found.compression) for name in names
+        epath.Path(name).name: shard_bytes.shard_facts(name, found.compression) for name in names
       }
       _write_facts(folder, facts)
   except record_shards.ForeignShardError:

@@ -18,12 +18,11 @@ from google.protobuf.message import DecodeError
 from models.record_shards import (
   COMPLETION_MARKER,
   STATS_FILE,
-  TokenDataError,
   TokenFolder,
   check_record,
-  count_records,
   error_text,
 )
+from models.shard_bytes import TokenDataError, count_records
 from preprocessing import parts
 from preprocessing.features import ClipTokens
 from preprocessing.shards import shard_name

@@ -17,7 +17,7 @@ import seqio
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from models import record_shards
+from models import record_shards, shard_bytes
 from models.record_shards import (
   COMPLETION_MARKER,
   TokenDataError,
@@ -77,7 +77,7 @@ class TokenRecordSource(seqio.DataSource):
     self._spec, self._folder = spec, folder
     if num_records is None:
       num_records = {
-        split: sum(record_shards.count_records(path, compression) for path in paths)
+        split: sum(shard_bytes.count_records(path, compression) for path in paths)
         for split, paths in self._files.items()
       }
       told = ', '.join(f'{count} of split {split!r}' for split, count in num_records.items())

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.record_shards import TokenDataError, TokenFolder, count_records
+from models.record_shards import TokenFolder
+from models.shard_bytes import TokenDataError, count_records
 from preprocessing import records, token_inspection
 from tasks import registry, source, stream
 from tests.tasks import token_folders

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from models import record_shards
+from models import shard_bytes
 from models.spec import MAGENTA_RT_V1 as SPEC
 
 STATS = {
@@ -80,7 +80,7 @@ def write(
         for index in mine:
           writer.write(records[index] if records else encode(index, *clip(index)))
       lengths.append(str(len(mine)))
-      known = record_shards.shard_facts(path, compression)
+      known = shard_bytes.shard_facts(path, compression)
       facts[path.name] = [known.num_bytes, known.num_records, known.ends]
     splits.append({'name': split, 'shardLengths': lengths})
   (folder / 'dataset_info.json').write_text(json.dumps({'name': 'toy', 'splits': splits}))
