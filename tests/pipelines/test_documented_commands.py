@@ -1,6 +1,7 @@
 """The commands in README.md and docs/: flags and gin macros exist, and they run as written."""
 
 import ast
+import json
 import os
 import pathlib
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import soundfile
 
 from pipelines import gin_config
 from preprocessing import demo_corpus
@@ -126,9 +128,9 @@ def test_flags_and_macros_exist(page, command, monkeypatch, tmp_path):
 
 
 def _small_checkout(folder):
-  """Links to the checkout, so that what commands write lies elsewhere."""
+  """Links to the scripts, packages and gin files, so that what commands write lies elsewhere."""
   for path in ROOT.iterdir():
-    if path.suffix == '.py' or (path.is_dir() and path.name[0] != '.'):
+    if path.suffix == '.py' or (path / '__init__.py').is_file() or path.name == 'gin':
       (folder / path.name).symlink_to(path)
 
 
@@ -161,7 +163,11 @@ def test_commands_run_as_written(tmp_path):
       )
       assert result.returncode == 0, f'{command}\n{result.stdout}\n{result.stderr}'
       assert 'Traceback' not in result.stderr, f'{command}\n{result.stderr}'
-  scored = (checkout / 'output').rglob('*.jsonl')
-  assert any(path.stat().st_size for path in scored)
-  assert (checkout / 'work/pretrained/checkpoint_2').is_dir()
-  assert (checkout / 'organ.wav').stat().st_size > 100_000
+  assert len(list((checkout / 'heard').glob('*.wav'))) == 3
+  scored = checkout / 'output/held_out-score.jsonl-00000-of-00001'
+  [line] = map(json.loads, scored.read_text().splitlines())
+  assert line['num_tokens'] == 800 and -8000 < line['score'] < 0
+  metrics = (checkout / 'work/pretrained/metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line)['step'] for line in metrics] == [1, 2]
+  for name in ('organ.wav', 'work/organ.wav'):
+    assert soundfile.info(checkout / name).duration == 2.0
