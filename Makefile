@@ -22,7 +22,7 @@ $(VENV)/installed: setup.py constraints.txt
 
 install: $(VENV)/installed  ## Makes .venv and installs the tested set of versions.
 
-demo: install  ## From nothing to a tuned model, a report and two WAV files, in 10 minutes on 2 cores.
+demo: install  ## From nothing to a tuned model, reports and two WAV files, in 6 minutes on 2 cores.
 	@$(BIN)/python -m pipelines.demo --output_dir=demo
 
 test: install  ## Runs the test suite.

@@ -1,4 +1,4 @@
-"""The whole road in ten minutes: music -> tokens -> pretrained -> fine-tuned -> measured -> heard.
+"""The whole road in six minutes: music -> tokens -> pretrained -> fine-tuned -> measured -> heard.
 
 `make demo` runs this. Each stage is one of the commands that a user would type, run as a process of
 its own and printed before it starts. A stage that ended well is recorded with its command in
