@@ -13,8 +13,6 @@ kept). Cases, one line of JSON each:
 - crowd: how many of the changed tracks are joined in a corpus that is up to 64 times as large.
 - cost: CPU time of a fingerprint against the rest of the scan of a FLAC file; bytes a minute; CPU
   time a track of the search among a fourth, a half and all of the tracks.
-
-Needs PyAV (`pip install av`) for codings and FFmpeg's `atempo`.
 """
 
 import argparse
@@ -42,7 +40,7 @@ CASES = ('true', 'disc', 'false', 'crowd', 'cost')
 
 
 def coded(codec: str, container: str, bit_rate: int) -> Callable[[np.ndarray], np.ndarray]:
-  """A change that encodes and decodes [n, 2] float32."""
+  """Returns a change of [n, 2] float32 that encodes and decodes it."""
 
   def change(x: np.ndarray) -> np.ndarray:
     content = io.BytesIO()
@@ -71,7 +69,7 @@ def _frame(x: np.ndarray) -> av.AudioFrame:
 
 
 def at_tempo(x: np.ndarray, factor: float) -> np.ndarray:
-  """Another tempo at the same pitch, by FFmpeg's overlap-add."""
+  """Changes the tempo and keeps the pitch, by FFmpeg's overlap-add."""
   graph = av.filter.Graph()
   source = graph.add_abuffer(sample_rate=RATE, format='flt', layout='stereo', time_base=_TIME_BASE)
   change, sink = graph.add('atempo', str(factor)), graph.add('abuffersink')
@@ -89,29 +87,29 @@ def at_tempo(x: np.ndarray, factor: float) -> np.ndarray:
 
 
 def at_speed(x: np.ndarray, factor: float) -> np.ndarray:
-  """Another speed: tempo and pitch together."""
+  """Changes the speed: tempo and pitch together."""
   return soxr.resample(x, round(RATE * factor), RATE)
 
 
 def at_pitch(x: np.ndarray, semitones: float) -> np.ndarray:
-  """Another pitch at the same tempo."""
+  """Changes the pitch and keeps the tempo."""
   factor = 2 ** (semitones / 12)
   return at_speed(at_tempo(x, 1 / factor), factor)
 
 
 def equalised(x: np.ndarray) -> np.ndarray:
-  """Bass 14 dB down, by a filter of the first order at 300 Hz."""
+  """Lowers the bass by 14 dB, with a filter of the first order at 300 Hz."""
   return signal.sosfilt(signal.butter(1, 300, 'high', fs=RATE, output='sos'), x, axis=0) + 0.2 * x
 
 
 def faded(x: np.ndarray) -> np.ndarray:
-  """10 s up and 10 s down."""
+  """Fades in over 10 s and out over 10 s."""
   ramp = np.minimum(np.arange(len(x)) / (10 * RATE), 1)
   return x * np.minimum(ramp, ramp[::-1])[:, None]
 
 
 def excerpt(x: np.ndarray, secs: float = 30.0) -> np.ndarray:
-  """From the middle; it begins between two frames of the original."""
+  """Cuts a piece out of the middle; it begins between two frames of the original."""
   begin = (len(x) - round(secs * RATE)) // 2 + 77
   return x[begin : begin + round(secs * RATE)]
 
@@ -132,13 +130,13 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-# Kinds of which it is told what is left of them in large corpora.
+# Kinds for which the case `crowd` reports what is found in large corpora.
 CROWD_CHANGES = ('mp3 96 kbit/s', 'excerpt of 30 s', 'speed 0.95', 'tempo 1.05', 'pitch +1')
 
 
 @dataclasses.dataclass
 class Library:
-  """Fingerprints, and which are of the same recording."""
+  """Fingerprints with the works and the kind of each."""
 
   prints: list[Fingerprint] = dataclasses.field(default_factory=list)
   works: list[frozenset[str]] = dataclasses.field(default_factory=list)
@@ -156,7 +154,7 @@ class Library:
 
 
 def works_in(folder: pathlib.Path, number: int, secs: float, seed: int) -> list[tuple[str, str]]:
-  """(path, style) of a demo corpus of all styles, rendered where it is not there."""
+  """Returns (path, style) of works of all styles; renders what is missing."""
   works = demo_corpus.write_corpus(
     folder, num_works=number, secs_per_work=secs, seed=seed, styles=demo_corpus.STYLES,
     formats=('flac',),
@@ -165,11 +163,12 @@ def works_in(folder: pathlib.Path, number: int, secs: float, seed: int) -> list[
 
 
 def read(path: str) -> np.ndarray:
+  """Reads a file, float32 [samples, channels]."""
   return soundfile.read(path, dtype='float32', always_2d=True)[0]
 
 
 def drones(number: int, secs: float = 40.0) -> Iterator[np.ndarray]:
-  """Held tones of few pitches, each with its own partials and slow swells: [n, 2] at 11025 Hz."""
+  """Yields held tones, each with its own partials and slow swells: [n, 2] at 11025 Hz."""
   rate = 11_025
   t = np.arange(round(secs * rate), dtype=np.float32) / rate
   slow = np.arange(0, secs, 0.1)
@@ -185,9 +184,9 @@ def drones(number: int, secs: float = 40.0) -> Iterator[np.ndarray]:
 
 
 def loops(number: int, secs: float = 40.0) -> Iterator[np.ndarray]:
-  """Tracks over one of three drum loops, the same samples at one tempo, each with its melody.
+  """Yields tracks over one of three drum loops, equal to the sample, each with its own melody.
 
-  The melodies are as loud as the loops, half and a quarter of that.
+  The melodies are as loud as the loops, half as loud, and a quarter.
   """
   rate = 11_025
   beat = round(rate * 60 / 120)
@@ -210,13 +209,13 @@ def loops(number: int, secs: float = 40.0) -> Iterator[np.ndarray]:
 
 
 def joined_share(one: Fingerprint, other: Fingerprint) -> float:
-  """The share of landmarks of two recordings that are joined; 0 where they are not."""
+  """Returns the share of common landmarks if two recordings are joined, else 0."""
   found = same_recordings.same_recordings([one, other])
   return found[0][2].share if found else 0.0
 
 
 def run_true(library: Library, tracks: list[tuple[str, str]], number: int):
-  """Adds the changed tracks; says how many are joined with their own one."""
+  """Adds the changed tracks; reports how many are joined with their original."""
   for kind, change in CHANGES.items():
     shares = []
     for place, (path, style) in enumerate(tracks[:number]):
@@ -229,7 +228,7 @@ def run_true(library: Library, tracks: list[tuple[str, str]], number: int):
 
 
 def disc_of(paths: list[str]) -> Fingerprint:
-  """Of songs one after the other."""
+  """Returns the fingerprint of songs one after the other."""
   maker = Fingerprinter(RATE)
   for path in paths:
     maker.add(read(path))
@@ -245,7 +244,7 @@ PARTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def run_disc(library: Library, songs: list[tuple[str, str]]):
-  """All songs in one file, against the songs and excerpts of them, in both directions."""
+  """Compares a disc of all songs with the songs and their excerpts, in both directions."""
   paths = [path for path, _ in songs]
   disc = disc_of(paths)
   library.put(disc, set(paths), 'disc')
@@ -273,7 +272,7 @@ def run_disc(library: Library, songs: list[tuple[str, str]]):
 
 
 def run_false(library: Library):
-  """Joins of recordings that have no work in common."""
+  """Reports joins of recordings that have no work in common."""
   for kind, made in (('drone', drones(40)), ('drum loop', loops(45))):
     for number, x in enumerate(made):
       library.add(x, {f'{kind} {number}'}, kind, 11_025)
@@ -311,9 +310,9 @@ def _report_nearest(library: Library):
 
 
 def run_crowd(library: Library, number: int, changed: int):
-  """What is found in a corpus that is so many times as large, where more landmarks are common.
+  """Reports what is found in a corpus that is up to 64 times as large.
 
-  A landmark counts for nothing where too many recordings have it: the limit is divided instead.
+  A landmark that too many recordings have is ignored; that limit is divided instead.
   """
   originals, limit = library.prints[:number], same_recordings.MAX_HOLDERS
   for times in (1, 4, 16, 64):
@@ -331,7 +330,7 @@ def run_crowd(library: Library, number: int, changed: int):
 
 
 def run_cost(songs: list[tuple[str, str]], prints: list[Fingerprint]):
-  """CPU time and bytes; the fingerprint and the rest of the scan alternate."""
+  """Reports CPU time and bytes; the fingerprint and the rest of the scan alternate."""
   ratios = []
   for path, _ in songs[:5]:
     began = time.process_time()

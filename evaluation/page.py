@@ -78,12 +78,12 @@ def write_sounds(clips: list[Clip], output_dir: pathlib.Path) -> dict[str, bytes
 
 
 def write_text(path: pathlib.Path, text: str):
-  """Writes a file whole or not at all; what is not text in names of files stands as \\udcXX."""
+  """Writes a file whole or not at all; lone surrogates in file names become \\udcXX."""
   files.write_whole(path, text.encode(errors='backslashreplace'))
 
 
 def write_rows(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]):
-  """Writes a CSV file: a line a row, a column for each name in them, 'key' where there is none."""
+  """Writes a CSV file: a line for each row, a column for each key; only 'key' without rows."""
   names = list(dict.fromkeys(name for row in rows for name in row)) or ['key']
   text = io.StringIO(newline='')
   writer = csv.DictWriter(text, names, restval='')

@@ -1,4 +1,4 @@
-"""Addresses that jam listens on: checked and bound, refused in one line with the way out."""
+"""Checks and binds the addresses that jam listens on; an error is one line with the way out."""
 
 import errno
 import socket
@@ -10,16 +10,16 @@ _BACKLOG = 128
 
 
 class AddressError(OSError, ValueError):
-  """An address cannot be bound; the message says why and what would do."""
+  """An address cannot be bound; the message says why and what to change."""
 
 
 def bare_host(host: str) -> str:
-  """'[::1]' -> '::1'; other hosts as they are."""
+  """Removes the brackets of an IPv6 host: '[::1]' -> '::1'."""
   return host[1:-1] if host.startswith('[') and host.endswith(']') else host
 
 
 def listen(host: str, port: int) -> socket.socket:
-  """A TCP socket that holds the port; clients wait until somebody accepts them.
+  """Returns a TCP socket that listens on the port; clients wait until they are accepted.
 
   Raises:
     AddressError: the port or the host is impossible, in use or not allowed.
@@ -48,7 +48,7 @@ def explained(
   host_flag: str = '--host',
   port_flag: str = '--port',
 ) -> _Bound:
-  """What `bind` returns.
+  """Calls `bind` and returns its result; explains its errors.
 
   Args:
     bind: takes the address.

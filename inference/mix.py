@@ -103,15 +103,15 @@ def pad_weights(
 def on_a_ring(texts: Sequence[str]) -> tuple[MixPrompt, ...]:
   """Prompts as written, around the pad's centre.
 
-  Weights are those written ('0.7:organ'; 1 where none is); where none is written at all, the first
-  prompt is heard alone.
+  Weights are those written ('0.7:organ'), 1 for a prompt without one; if no prompt has a weight,
+  only the first is heard.
 
   Args:
     texts: texts, or 'preset:NAME'; see `inference.prompts`.
 
   Raises:
     ProtocolError: there are more than 6, or a weight is above 2.
-    PromptError: one cannot be used, or is an audio file, which is given on the page.
+    PromptError: one cannot be used, or is an audio file; those are added on the page.
   """
   if len(texts) > MAX_PROMPTS:
     raise ProtocolError(f'{len(texts)} prompts were given; a mix has at most {MAX_PROMPTS}.')

@@ -59,7 +59,7 @@ def parse_prompt(text: str) -> Prompt:
 
   Raises:
     PromptError: it is empty, too long or not valid Unicode, its weight is negative, not finite or
-      no plain number, or its audio file does not exist.
+      not a plain number, or its audio file does not exist.
   """
   weight, content = split_weight(text)
   prompt = _parse_content(text, content, 1.0 if weight is None else weight)
@@ -69,10 +69,10 @@ def parse_prompt(text: str) -> Prompt:
 
 
 def split_weight(text: str) -> tuple[float | None, str]:
-  """'0.3:loop.wav' -> (0.3, 'loop.wav'); without a weight (None, text).
+  """Splits '0.3:loop.wav' into (0.3, 'loop.wav'); without a weight gives (None, text).
 
   Raises:
-    PromptError: the weight is negative, not finite or no plain number.
+    PromptError: the weight is negative, not finite or not a plain number.
   """
   match = _WEIGHTED.match(text)
   if not match:
@@ -126,7 +126,7 @@ def lone_prompt(text: str, what: str) -> Prompt:
 
   Args:
     text: as written.
-    what: it is, for the message.
+    what: name of the value in the message.
 
   Raises:
     PromptError: it cannot be read, is a preset, or has a weight.
@@ -195,14 +195,14 @@ def embed_prompts(
   read_audio: AudioReader = read_audio_file,
   say: Callable[[str], Any] = print,
 ) -> np.ndarray:
-  """A mix of prompts -> its style embedding, float32 [style_dim].
+  """Embeds a mix of prompts: float32 [style_dim].
 
   Args:
     prompts: as written, or parsed.
     style: a style model with `embed_text` and `embed_audio` (`models.musiccoca.MusicCoCa`).
     presets: embeddings by name, for 'preset:NAME'.
     read_audio: path -> (audio [samples, channels], sample rate).
-    say: takes what is odd about a prompt that is used all the same.
+    say: is called with a line about a prompt that is silent, cut or unknown to the model.
 
   Raises:
     PromptError: see `parse_prompts`; or a preset is unknown, or audio has samples that are not
@@ -244,7 +244,7 @@ def _embed_one(
 
 
 def text_notes(text: str, style: Any) -> list[str]:
-  """What a user should know about a text prompt: it is cut, or says nothing to the style model."""
+  """Returns warnings about a text prompt: it is cut, or the style model knows no word of it."""
   vocabulary = getattr(style, 'vocabulary', None)
   if vocabulary is None:
     return []

@@ -154,8 +154,8 @@ def parse_message(text: str, limits: Limits) -> dict[str, Any]:
   """One JSON message -> its checked fields, `type` among them.
 
   Raises:
-    ProtocolError: it is too long, no JSON object, of an unknown type, or a field is wrong; of code
-      'bad_text' where a text in it is not valid Unicode or has a NUL character.
+    ProtocolError: it is too long, not a JSON object, of an unknown type, or a field is wrong; with
+      code 'bad_text' if a text in it is not valid Unicode or has a NUL character.
   """
   if len(text) > limits.max_text_bytes:
     raise ProtocolError(
@@ -207,7 +207,7 @@ def decode_upload(upload: dict[str, Any], data: bytes) -> np.ndarray:
   """The binary message after an `upload` message -> float32 [samples, channels].
 
   Raises:
-    ProtocolError: its length is another than announced, or a sample is not finite or far beyond
+    ProtocolError: its length is not the announced one, or a sample is not finite or far beyond
       full scale.
   """
   expected = upload_bytes(upload)
@@ -230,7 +230,7 @@ def decode_upload(upload: dict[str, Any], data: bytes) -> np.ndarray:
 
 
 def clipped_note(upload: dict[str, Any], data: bytes) -> str:
-  """What to tell about samples of a checked upload beyond full scale; '' where there are none."""
+  """Returns a warning about samples of a checked upload beyond full scale; '' if there are none."""
   if upload['format'] != 'f32le':
     return ''
   samples = np.abs(np.frombuffer(data, '<f4'))

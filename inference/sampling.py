@@ -14,7 +14,7 @@ MAX_SEED = 2**32 - 1  # JAX makes its keys of 32 bits: others would play as a se
 
 
 def check_seed(seed: int, name: str = 'seed') -> int:
-  """The seed, if it is in 0..2**32 - 1.
+  """Returns the seed if it is in 0..2**32 - 1.
 
   Raises:
     ValueError: it is not.

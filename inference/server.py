@@ -136,7 +136,7 @@ class JamServer:
     """Takes the port; `url` names it from now on.
 
     Raises:
-      AddressError: it is in use, or the address is none of this machine's.
+      AddressError: it is in use, or the address is not one of this machine's.
     """
     if self._socket is None:
       self._socket = listen(self.host, self.port)

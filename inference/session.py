@@ -73,7 +73,7 @@ class SessionState:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is damaged, or no saved session.
+      ValueError: it is damaged, or not a saved session.
     """
     try:
       with np.load(path) as file:

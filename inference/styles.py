@@ -24,7 +24,7 @@ class StyleBook:
     self._lock = threading.Lock()
 
   def notes(self, text: str) -> list[str]:
-    """What a user should know about a text prompt; see `prompts.text_notes`."""
+    """Returns warnings about a text prompt; see `prompts.text_notes`."""
     return text_notes(text, self._model)
 
   def warm(self):

@@ -232,7 +232,7 @@ def _find(name_or_path: str | pathlib.Path) -> pathlib.Path:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """A file of a bundle or adapter that holds one JSON object.
+  """Reads a file of a bundle or adapter that holds one JSON object.
 
   Raises:
     FileNotFoundError: it is missing.

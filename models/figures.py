@@ -1,4 +1,4 @@
-"""Figures in messages: rounded, but never so far that a comparison reads as if it were none."""
+"""Rounds figures for messages, never so far that two that differ look equal."""
 
 import math
 
@@ -6,7 +6,7 @@ _MOST_DIGITS = 12
 
 
 def apart(value: float, limit: float, digits: int = 0) -> str:
-  """`value` with `digits` decimals, or with as many more as make it differ from `limit`.
+  """Formats `value` with `digits` decimals, or with more if it would look equal to `limit`.
 
   3.996 s that miss a limit of 4 s are '3.996', not '4.00'. Equal numbers get `digits` decimals.
   """
@@ -19,29 +19,29 @@ def apart(value: float, limit: float, digits: int = 0) -> str:
 
 
 def percent_apart(share: float, limit: float, digits: int = 0) -> str:
-  """`apart` of two shares, in percent: '10.03%' for 0.1003 against 0.1."""
+  """Formats two shares as `apart` does, in percent: '10.03%' for 0.1003 against 0.1."""
   return f'{apart(100 * share, 100 * limit, digits)}%'
 
 
 def exact(value: float) -> str:
-  """A number with all digits that tell it from others, and no more: '1.0000001', '2', '1e+22'."""
+  """Formats a number with as many digits as identify it: '1.0000001', '2', '1e+22'."""
   return repr(float(value)).removesuffix('.0')
 
 
 def hours(secs: float) -> str:
-  """A length of time that is not rounded to nothing: '3 s', '12.5 min', '1.25 h'."""
+  """Formats a length of time in a unit in which it is not 0: '3 s', '12.5 min', '1.25 h'."""
   if secs < 60:
     return f'{secs:.3g} s'
   return f'{secs / 60:.3g} min' if secs < 3600 else f'{secs / 3600:,.2f} h'
 
 
 def times(count: float) -> str:
-  """How often something happens: '0.04', '7.5', '1,200' times."""
+  """Formats how often something happens: '0.04', '7.5', '1,200' times."""
   return f'{count:.2g}' if count < 1 else f'{count:.1f}' if count < 100 else f'{count:,.0f}'
 
 
 def at_least(value: float, digits: int = 2) -> str:
-  """A positive number rounded up to `digits` significant digits, so that it suffices: '0.13'."""
+  """Formats a positive number rounded up to `digits` significant digits: '0.13'."""
   if not 0 < value < math.inf:
     return exact(value)
   step = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)

@@ -1,9 +1,9 @@
 """A lock on a folder: one run at a time writes there, also on other machines that share the disk.
 
-A lock is a file that names its holder. It is stale where the process is gone, or its number was
-given to another one since; of another machine, where nobody has touched the file for a while. A
-holder touches it now and then. Folders in a bucket have no locks: an object store cannot make a
-file only where there is none, through the library that paths go by.
+A lock is a file that names its holder. It is stale if the process has ended (another process may
+have its number by now) or, on another machine, if the file has not been touched for a while; a
+holder touches it regularly. Folders in a bucket have no locks: the library for paths cannot create
+a file there only if it does not exist.
 """
 
 import contextlib
@@ -32,18 +32,18 @@ _WRITING_SECS = 10.0
 
 
 class FolderInUseError(ValueError):
-  """Another run works in a folder; the message names it, and the way out."""
+  """Another run uses the folder; the message names it and the way out."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-  """Who holds a lock.
+  """The process that holds a lock.
 
   Attributes:
     host: name of the machine.
-    machine: tells apart machines, their starts, and containers, whose processes are numbered anew.
+    machine: identifies the machine, its start and the container (each numbers its processes).
     pid: of the process.
-    process_start: when it began, as the system says it; '' where it says nothing.
+    process_start: when it began, as the system reports it; '' if unknown.
     since: local time at which the lock was taken.
     command: that the process was started with.
     token: of this lock alone.
@@ -68,14 +68,14 @@ _guard = threading.Lock()
 
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike, kind: str, part: str = '') -> Iterator[None]:
-  """Makes a folder, marks it and holds its lock while the block runs; a block in it may, too.
+  """Makes a folder, marks it and holds its lock while the block runs; blocks may be nested.
 
   A folder that was made here and in which nothing was written is removed again.
 
   Args:
     folder: where a run writes.
     kind: see `folder_marker.mark`.
-    part: what of the folder it writes, where runs share one; '' for all.
+    part: the part of the folder that it writes, if runs share the folder; '' for all.
 
   Raises:
     FolderInUseError: another run holds it.
@@ -116,7 +116,7 @@ def locked(folder: str | os.PathLike, kind: str, part: str = '') -> Iterator[Non
 
 
 def read(path: str | os.PathLike) -> Holder | None:
-  """The holder that a lock file names; None where there is no file, or not a whole one."""
+  """Reads the holder from a lock file; None if there is no file, or not a whole one."""
   try:
     return Holder(**json.loads(pathlib.Path(path).read_text(encoding='utf-8')))
   except (FileNotFoundError, ValueError, TypeError):

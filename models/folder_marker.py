@@ -1,8 +1,7 @@
-"""The marker of folders that Woodshed made: scans pass them over, and no others are removed.
+"""The marker of folders that Woodshed made: scans skip them, and no other folders are removed.
 
-A folder is marked when it is made. One that was there before and holds something is a user's, and
-is never marked. Older folders have no marker; those that hold audio are known by what lies beside
-them.
+A folder is marked when it is made. A folder that already holds something is the user's and is never
+marked. Older folders have no marker; those that hold audio are recognized by the files beside them.
 """
 
 import json
@@ -27,7 +26,7 @@ _INFERENCE_AUDIO = '-audio'
 
 
 def mark(folder: str | os.PathLike, kind: str) -> bool:
-  """Makes a folder and marks it, where it is new or empty; a folder with content stays as it is.
+  """Makes a folder and marks it if it is new or empty; a folder with content stays as it is.
 
   Args:
     folder: local or in a bucket.
@@ -51,7 +50,7 @@ def mark(folder: str | os.PathLike, kind: str) -> bool:
 
 
 def kind_of(folder: str | os.PathLike) -> str:
-  """What made a folder with a marker; '' where there is none."""
+  """Returns what made a folder, by its marker; '' if it has none."""
   marker = _path(folder) / MARKER_FILE
   try:
     text = marker.read_text()
@@ -66,9 +65,9 @@ def kind_of(folder: str | os.PathLike) -> str:
 
 
 def older_kind(name: str, beside: Collection[str]) -> str:
-  """What made a folder that has no marker, by its name and the names beside it; '' if unknown.
+  """Returns what made a folder without a marker, by the names beside it; '' if unknown.
 
-  It says so only of folders of audio whose neighbours leave no doubt.
+  Only folders of audio with unmistakable neighbours are recognized.
   """
   neighbours, kind = _OLDER.get(name, (None, ''))
   if neighbours is not None and neighbours <= set(beside):

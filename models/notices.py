@@ -1,7 +1,6 @@
 """Lines for the person at the terminal: what was skipped, changed or taken for something else.
 
-Logging will not do for them: root scripts silence it below errors, because libraries log much that
-nobody needs.
+Root scripts silence logging below errors, because libraries log much that nobody needs.
 """
 
 import sys

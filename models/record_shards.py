@@ -1,8 +1,8 @@
-"""A folder of token records as files: which shards it should hold, and whether they are whole.
+"""The shards of a folder of token records: which it should hold, and whether they are whole.
 
-prepare.py writes down the size, the number of records and both ends of each shard (`shards.json`).
-A shard that was cut, emptied, exchanged or added is found by these without reading the records;
-what changes inside a shard is found by the records' own checksums when they are read.
+prepare.py writes the size, the number of records and a hash of both ends of each shard to
+`shards.json`. These show a shard that was cut, emptied, exchanged or added without reading records;
+changes inside a shard are found by the records' own checksums when they are read.
 """
 
 import concurrent.futures
@@ -41,7 +41,7 @@ class ForeignShardError(TokenDataError):
 
 
 def find_token_folder(data_dir: epath.PathLike, *, listed: bool = True) -> epath.Path:
-  """The one folder at or below `data_dir` (two levels at most) that holds finished token records.
+  """Finds the one folder at or below `data_dir` (two levels at most) with finished token records.
 
   Args:
     data_dir: where to look.
@@ -87,7 +87,7 @@ def _data_sets(folder: epath.Path, depth: int) -> list[epath.Path]:
 def check_record(
   codes: np.ndarray, style_tokens: np.ndarray, spec: LiveMusicSpec = MAGENTA_RT_V1
 ) -> str:
-  """What is wrong with a record's tokens, in words; '' where nothing is.
+  """Returns what is wrong with a record's tokens, in words; '' if nothing.
 
   Args:
     codes: int [frames, levels] of the codec.
@@ -108,7 +108,7 @@ def check_record(
 
 
 def whole_shards(folder: epath.PathLike) -> list[str]:
-  """Names of the shards in a folder that look as `shards.json` says, whatever else is there."""
+  """Returns names of the shards in a folder that agree with `shards.json`."""
   folder, names = epath.Path(folder), []
   try:
     rows = read_json(folder / SHARDS_FILE).items()
@@ -122,7 +122,7 @@ def whole_shards(folder: epath.PathLike) -> list[str]:
 
 
 def error_text(error: Exception) -> str:
-  """The message of an error of TensorFlow without the names of its operations, or of any other."""
+  """Returns the message of an error; of TensorFlow's without the names of operations."""
   text = re.sub(r'\{\{[^}]*\}\} ?|\[Op:\w+\]|name: *$', '', str(error).split('\n')[0])
   return text.strip().rstrip('.') or type(error).__name__
 
@@ -183,7 +183,7 @@ class TokenFolder:
     return TokenDataError(f'{self.path / name} is damaged: {why}.', self.remake())
 
   def remake(self, shard: epath.PathLike | None = None) -> str:
-    """How the data set, or one shard of it, is made again, in sentences."""
+    """Returns sentences that say how to make the data set, or one shard of it, again."""
     root = self.path.parent.parent
     command = f'prepare.py --output_dir={root}'
     if shard is None:
@@ -194,7 +194,7 @@ class TokenFolder:
     )
 
   def made_by(self, kind: str) -> tuple[str, str]:
-    """Name and hash of the model that made the tokens; `kind` is 'codec' or 'style'.
+    """Returns name and hash of the model that made the tokens; `kind` is 'codec' or 'style'.
 
     Raises:
       TokenDataError: stats.json does not say.
@@ -202,7 +202,7 @@ class TokenFolder:
     return self.stat(kind, str), self.stat(f'{kind}_hash', str)
 
   def stat(self, name: str, kind: type[_Value]) -> _Value:
-    """A value of stats.json.
+    """Returns a value of stats.json.
 
     Raises:
       TokenDataError: it is not there, or of another type.
@@ -213,7 +213,7 @@ class TokenFolder:
     return value
 
   def lengths(self, split: str) -> list[int]:
-    """Records of each shard, as dataset_info.json lists them; counted where there is none.
+    """Returns the number of records of each shard, by dataset_info.json, else by counting.
 
     Raises:
       TokenDataError: there is no such split.
@@ -226,12 +226,12 @@ class TokenFolder:
     return self._lengths[split]
 
   def num_records(self, split: str) -> int:
-    """Records of a split."""
+    """Returns the number of records of a split."""
     return sum(self.lengths(split))
 
   @property
   def fingerprint(self) -> str:
-    """Identifies the content of the data set: prepare.py's own, or a hash of what is known."""
+    """Returns an identity of the content: prepare.py's own, or a hash of what is known."""
     known = self.stats.get('fingerprint')
     if isinstance(known, str) and known:
       return known
@@ -248,7 +248,7 @@ class TokenFolder:
       return None
 
   def notes(self) -> list[str]:
-    """What a reader of the records should be told, a line each."""
+    """Returns lines that a reader of the records should print."""
     lines = []
     if self._hidden:
       lines.append(
@@ -263,7 +263,7 @@ class TokenFolder:
     return lines
 
   def shards(self, split: str, *, anew: bool = False) -> list[str]:
-    """The shards of a split, in order, each whole as seen from outside.
+    """Returns the shards of a split, in order, after comparing each with `shards.json`.
 
     Args:
       split: its name.
@@ -387,7 +387,7 @@ def _number(value: Any) -> int:
 
 
 def read_json(path: epath.PathLike) -> Mapping[str, Any]:
-  """A JSON object; {} where there is no such file.
+  """Reads a JSON object; {} if there is no such file.
 
   Raises:
     TokenDataError: the file holds anything else.

@@ -19,7 +19,7 @@ _AROUND = 16
 
 
 class TokenDataError(ValueError):
-  """Token records are damaged, incomplete or not there; the message names the file.
+  """Token records are damaged, incomplete or missing; the message names the file.
 
   Attributes:
     problem: the message without the way out.
@@ -32,7 +32,7 @@ class TokenDataError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class ShardFacts:
-  """What a whole shard looks like from outside.
+  """Facts of a whole shard that are known without parsing records.
 
   Attributes:
     num_bytes: its size.
@@ -46,7 +46,7 @@ class ShardFacts:
 
 
 def shard_facts(path: epath.PathLike, compression: str = '') -> ShardFacts:
-  """The facts of a shard, by walking the lengths of its records.
+  """Finds the facts of a shard by walking the lengths of its records.
 
   Raises:
     TokenDataError: the file ends inside a record, or cannot be uncompressed.
@@ -57,7 +57,7 @@ def shard_facts(path: epath.PathLike, compression: str = '') -> ShardFacts:
 
 
 def outside(path: epath.PathLike) -> tuple[int, str]:
-  """Size in bytes, and a hash of the first and last 4 KiB."""
+  """Returns the size in bytes and a hash of the first and last 4 KiB."""
   with _open(path) as file:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -73,12 +73,12 @@ def _open(path: epath.PathLike) -> IO[bytes]:
 
 
 def size_of(path: epath.PathLike) -> int:
-  """Size in bytes."""
+  """Returns the size in bytes."""
   return epath.Path(path).stat().length if is_remote(path) else os.stat(path).st_size
 
 
 def is_remote(path: epath.PathLike) -> bool:
-  """Whether a path is in a bucket."""
+  """Returns whether a path is in a bucket."""
   return '://' in os.fspath(path)
 
 

@@ -1,4 +1,4 @@
-"""Which audio files a run sees, for its checkpoints; see `training.data_state`."""
+"""Identifies the audio files of a run, for its checkpoints; see `training.data_state`."""
 
 import hashlib
 import json
@@ -9,10 +9,10 @@ from preprocessing import files
 
 
 def audio_content(paths: Iterable[str]) -> tuple[dict[str, str], ...]:
-  """What a feed of audio files says of its data: one part with 'fingerprint' and 'about'.
+  """Describes the data of a feed of audio files: one part with 'fingerprint' and 'about'.
 
   The fingerprint covers names and sizes of the files, without their folders, so that a catalog may
-  move. It knows nothing of other samples in a file of the same name and size.
+  move. A file whose samples change but not its size is not noticed.
   """
   names = sorted([files.as_text(os.path.basename(path)), _size(path)] for path in paths)
   fingerprint = hashlib.sha256(json.dumps(names).encode()).hexdigest()

@@ -218,7 +218,7 @@ class CodecFeed:
 
   Attributes:
     batch_size: crops in a batch.
-    content: which files they are of; see `training.data_state`.
+    content: identifies their files; see `training.data_state`.
   """
 
   def __init__(

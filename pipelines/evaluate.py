@@ -69,7 +69,7 @@ def evaluate(
     OutputError: `output_dir` cannot be written.
     FileNotFoundError: a model or the data are not there.
     ValueError: the models do not share the token layout, or their tokens are another codec's; or
-      the budget is no time.
+      the budget is not a time.
   """
   options = options or EvaluationOptions()
   limit = Budget(budget, began)

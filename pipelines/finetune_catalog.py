@@ -1,4 +1,4 @@
-"""What is known of a catalog before it is decoded, and why one cannot be tuned on."""
+"""Facts of a catalog before it is decoded, and reasons why it cannot be tuned on."""
 
 import collections
 import dataclasses
@@ -16,15 +16,15 @@ _NAMED = 3  # Files of a group that a message names.
 
 @dataclasses.dataclass(frozen=True)
 class CatalogFacts:
-  """What is known of a catalog before it is decoded, or after it was prepared.
+  """Facts of a catalog before it is decoded, or after it was prepared.
 
   Attributes:
-    tracks: that can be used.
-    train_tracks: of them, those that are trained on.
-    secs: of all tracks.
-    train_secs: of those that are trained on.
+    tracks: number of usable ones.
+    train_tracks: number of those that are trained on.
+    secs: length of all tracks.
+    train_secs: length of those that are trained on.
     rejects: reason -> number of files set aside.
-    prepared: whether the tokens are there.
+    prepared: whether the tokens exist.
     refusal: why it cannot be tuned on; '' if nothing is known against it.
   """
 
@@ -40,7 +40,7 @@ class CatalogFacts:
 def prepare_options(
   catalog: pathlib.Path, output_dir: pathlib.Path, base: Bundle | None = None
 ) -> corpus.PrepareOptions:
-  """How a fine-tuning prepares a catalog of audio.
+  """Returns the options with which a fine-tuning prepares a catalog of audio.
 
   Args:
     catalog: folder of audio files.
@@ -59,7 +59,7 @@ def prepare_options(
 
 
 def read_catalog(catalog: pathlib.Path) -> CatalogFacts:
-  """Facts of a folder of audio, by its headers, or of one that prepare.py wrote, by its manifest.
+  """Reads facts of a folder of audio (headers) or of one that prepare.py wrote (manifest).
 
   Raises:
     FileNotFoundError: no such folder.
@@ -92,7 +92,7 @@ def read_catalog(catalog: pathlib.Path) -> CatalogFacts:
 
 
 def refusal(catalog: pathlib.Path, tracks: Sequence[Track], rejects: Sequence[Reject]) -> str:
-  """Why tracks with their splits cannot be tuned on, and what to add; '' if they can.
+  """Returns why tracks with their splits cannot be tuned on, and what to add; '' if they can.
 
   Args:
     catalog: for the message.

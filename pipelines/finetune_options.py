@@ -1,4 +1,4 @@
-"""How a fine-tuning is done: its options, and the run file, model file and macros they become."""
+"""Options of a fine-tuning, and the run file, model file and macros that they become."""
 
 import dataclasses
 import math
@@ -35,7 +35,7 @@ _SMALL_BASE_VALUES: dict[str, dict[str, float]] = {
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneOptions:
-  """How to tune; None takes what the run file of the method says.
+  """Options of a fine-tuning; None takes the value in the run file of the method.
 
   Attributes:
     method: 'full', 'depth_only', 'lora' or 'dora'.
@@ -112,7 +112,7 @@ class FinetuneOptions:
       raise ValueError(f'replay_rate={self.replay_rate} needs --replay: general data to keep.')
 
   def bindings(self) -> dict[str, Any]:
-    """Macros of the run file that these options set."""
+    """Returns the macros of the run file that these options set."""
     given = {
       'TRAIN_STEPS': self.total_steps,
       'BATCH_SIZE': self.batch_size,
@@ -131,7 +131,7 @@ class FinetuneOptions:
 
 
 def for_size(options: FinetuneOptions, base: Bundle) -> FinetuneOptions:
-  """The options with what a small base wants, where nothing else is given."""
+  """Returns the options with the defaults of a small base filled in."""
   if adapters.num_numbers(base.params) >= _SMALL_BASE:
     return options
   given = {binding.split('=')[0].strip() for binding in options.gin_bindings}
@@ -146,7 +146,7 @@ def for_size(options: FinetuneOptions, base: Bundle) -> FinetuneOptions:
 
 
 def write_model_file(output_dir: pathlib.Path, bundle: Bundle) -> pathlib.Path:
-  """The base's sizes as a gin model file, so that train.py can launch the same run."""
+  """Writes the base's sizes as a gin model file, so that train.py can launch the same run."""
   fields = bundle.model.config.to_dict()
   # The run file owns these two.
   sizes = {name: value for name, value in fields.items() if name not in ('dropout_rate', 'z_loss')}

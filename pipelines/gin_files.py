@@ -1,4 +1,4 @@
-"""Finds and reads gin files. An include is looked for beside the file that includes it, first."""
+"""Finds and reads gin files; searches first beside the file that includes another."""
 
 import contextlib
 import difflib
@@ -18,10 +18,10 @@ class GinError(ValueError):
 
 
 class GinReader:
-  """Parses gin files into gin's configuration, and remembers which were read.
+  """Parses gin files into gin's configuration, and records which were read.
 
-  gin's own search knows neither the file that includes another nor a circle of includes, and looks
-  into every Python package for a file that it does not find.
+  gin's own search does not look beside the including file, does not notice a circle of includes,
+  and searches every Python package for a missing file.
 
   Attributes:
     read: paths and texts of all files, included ones before those that include them.
@@ -87,7 +87,7 @@ class _Named(io.StringIO):
 
 
 def find_file(name: str, folders: Sequence[pathlib.Path]) -> pathlib.Path:
-  """The first file `name` below one of the folders.
+  """Returns the first file `name` below one of the folders.
 
   Raises:
     GinError: there is none; names the nearest of gin/.
@@ -106,7 +106,7 @@ def find_file(name: str, folders: Sequence[pathlib.Path]) -> pathlib.Path:
 
 
 def read_text(path: pathlib.Path) -> str:
-  """The text of a gin file.
+  """Reads the text of a gin file.
 
   Raises:
     GinError: it is not UTF-8.
@@ -119,7 +119,7 @@ def read_text(path: pathlib.Path) -> str:
 
 
 def nearest(name: str, choices: Iterable[str], otherwise: str | None = None) -> str:
-  """' Did you mean X?', or `otherwise` with all choices, or ''."""
+  """Returns ' Did you mean X?', or `otherwise` with all choices, or ''."""
   choices = sorted(set(choices))
   near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
   if near:

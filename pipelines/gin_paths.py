@@ -1,4 +1,4 @@
-"""Paths in macros: what is read is there, and what is written can be, before any work."""
+"""Checks the paths in macros before any work: inputs exist, outputs can be written."""
 
 import pathlib
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ def check(values: Mapping[str, Any], *, writes: bool):
   """Refuses folders that are not there or cannot be written.
 
   Args:
-    values: of macros; those that are not text are passed over.
+    values: of macros; those that are not text are ignored.
     writes: whether the run will write anything.
 
   Raises:

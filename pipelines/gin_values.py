@@ -1,6 +1,6 @@
-"""Whether the values of macros go together: ranges, what must divide what, what has no effect.
+"""Checks values of macros together: ranges, divisors, values without effect.
 
-Known when the files are parsed: better told then than after minutes of reading data.
+It runs when the files are parsed, not after minutes of reading data.
 """
 
 from collections.abc import Iterator, Mapping
@@ -36,7 +36,7 @@ _IN_PLACE_OF = (('STYLE_PROMPT', 'STYLE_JITTER'), ('INITIAL_CHECKPOINT_PATH', 'C
 
 
 def mistake(values: Mapping[str, Any], shipped: Mapping[str, Any]) -> str | None:
-  """What is wrong with the values of macros together; None where nothing is known to be.
+  """Returns what is wrong with the values of macros together; None if nothing was found.
 
   Args:
     values: of all macros; references (@..., %...) are not judged.

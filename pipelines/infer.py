@@ -194,7 +194,7 @@ def _write_lines(
       for (example, row), line in zip(batch, lines, strict=True):
         if write_audio is not None:
           write_audio(example, line['prediction'])
-        # 'index' is the record's; 'number' counts the examples of all shards.
+        # 'index' is that of record and crop; 'number' counts the examples of all shards.
         head = {'number': example, 'index': int(row['index'])}
         file.write(json.dumps(head | line) + '\n')
       file.flush()

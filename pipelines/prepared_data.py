@@ -115,7 +115,7 @@ class PreparedData:
 
   @property
   def levelling(self) -> list[float | None]:
-    """What the audio of an excerpt depends on beside its file: peak in dBFS, loudness in LUFS."""
+    """Returns the peak in dBFS and the loudness in LUFS that excerpts are levelled to."""
     return [self._clips.peak_dbfs, self._clips.loudness_lufs]
 
   def held_out_records(self) -> Iterator[TokenRecord]:

@@ -255,7 +255,7 @@ class HeldOutLoss:
     self._metrics = jax.jit(self._metrics_of)
 
   def check(self):
-    """Looks at the held-out split before the first step.
+    """Checks the held-out split before the first step.
 
     Raises:
       TokenDataError: it is not there, empty or damaged; names the way out.
@@ -305,7 +305,7 @@ class PreparedFeed:
     feed: gives the batches.
     identity: names and hashes of the codec and the style model.
     content: of each data set, its fingerprint and what it is in words; see `training.data_state`.
-    notes: what should be said of the data, a line each.
+    notes: lines about the data to print.
   """
 
   feed: TokenFeed | MixedFeed
@@ -318,7 +318,7 @@ class PreparedFeed:
     return self.feed.batch_size
 
   def check(self):
-    """See `TokenFeed.check`."""
+    """Checks the data; see `TokenFeed.check`."""
     self.feed.check()
 
   def batches(self, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
@@ -375,7 +375,7 @@ def token_feed(
 
 
 def data_content(folder: TokenFolder) -> dict[str, str]:
-  """What a data set holds, for checkpoints: 'fingerprint' and, in words, 'about'."""
+  """Identifies a data set, for checkpoints: 'fingerprint' and, in words, 'about'."""
   counts = ', '.join(f'{folder.num_records(split)} {split}' for split in folder.splits)
   return {'fingerprint': folder.fingerprint, 'about': f'{folder.path} ({counts})'}
 

@@ -109,7 +109,7 @@ def run(main: Callable[[list[str]], Any]) -> NoReturn:
 
 
 def run_module(main: Callable[[], Any]) -> NoReturn:
-  """Runs a command to its end, which no thread holds up once an error was told.
+  """Runs a command; after an error no thread delays the end of the process.
 
   Args:
     main: as `run`'s, with flags of its own.
@@ -181,7 +181,7 @@ def check_flags(command: str, given: Iterable[flags.FlagHolder], used: Iterable[
     used: names of those that the command reads.
 
   Raises:
-    ValueError: another one was given; names all of them.
+    ValueError: others were given; names them.
   """
   unused = [f'--{flag.name}' for flag in given if flag.present and flag.name not in set(used)]
   if unused:

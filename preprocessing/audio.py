@@ -3,9 +3,8 @@
 Audio is float32 [samples, channels] everywhere. soundfile decodes WAV, FLAC, MP3, OGG (Vorbis and
 Opus), AIFF, CAF, AU and W64; PyAV AAC and others; soxr resamples at its high quality setting. More
 than two channels become stereo by ITU-R BS.775. What counts is what decoding gives, not what the
-header promises (`preprocessing.decoding`). Paths may be URIs: such a file is copied first. Who
-reads a file more than once does it inside `decodable`, so that it is copied, and taken through
-PyAV, once.
+header promises (`preprocessing.decoding`). Paths may be URIs: such a file is copied first. To read
+a file more than once, do it inside `decodable`, so that it is copied, and decoded by PyAV, once.
 """
 
 import contextlib
@@ -66,7 +65,7 @@ class AudioHeader:
     complete: False where the container's end mark is missing.
     estimated: whether `frames` is counted by packets, of which a decoder trims a few samples.
     layout: of more than two channels; see `channels.layout_text`.
-    notes: what was mended, passed over or guessed, in words.
+    notes: what was repaired, skipped or guessed, in words.
   """
 
   frames: int
@@ -136,9 +135,9 @@ def _errors_named(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def decodable(path: str | os.PathLike) -> Iterator[str]:
-  """A local path with the samples of a file: the file itself, a copy, or what PyAV makes of it.
+  """Yields a local path with the samples of a file: the file, a copy, or what PyAV decoded.
 
-  What is made lasts as long as the block.
+  Copies are removed at the end of the block.
 
   Raises:
     AudioError: 'unreadable', 'unsupported_format' or 'decode_error'.

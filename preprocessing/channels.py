@@ -1,8 +1,8 @@
-"""Which channels a file has, and its stereo downmix by ITU-R BS.775.
+"""Names the channels of a file, and mixes them down to stereo by ITU-R BS.775.
 
 Channels are named as FFmpeg names them (FL, FR, FC, LFE, BL, BR, SL, SR, BC ...), in the order of
 the file. BS.775-4, annex 4: the front left and right stay, the centre and the surrounds come in at
--3 dB, a single rear channel at -3 dB for each side, and the LFE is left out. The result is divided
+-3 dB, a single rear channel at -6 dB on each side, and the LFE is left out. The result is divided
 by the sum of a row's factors, so that nothing exceeds full scale that did not before.
 """
 
@@ -50,7 +50,7 @@ UNKNOWN = 'unknown'
 
 
 def layout_text(names: list[str] | None, channels: int) -> str:
-  """A layout as text: its names, 'assumed ...' with the usual ones, 'unknown', or ''.
+  """Returns a layout as text: its names, 'assumed ...' with the usual ones, 'unknown', or ''.
 
   Args:
     names: of the channels in the order of the file; None or unnamed where the file does not say.
@@ -66,7 +66,7 @@ def layout_text(names: list[str] | None, channels: int) -> str:
 
 
 def vorbis_layout(channels: int) -> str:
-  """The layout of Vorbis and Opus streams, whose order differs from that of WAVE."""
+  """Returns the layout of Vorbis and Opus streams, whose order differs from that of WAVE."""
   return '' if channels <= 2 else _VORBIS.get(channels, UNKNOWN)
 
 
@@ -79,7 +79,7 @@ def _has_front(names: list[str]) -> bool:
 
 
 def describe(layout: str) -> str:
-  """What is done with the channels of a layout, in words; '' for a file of one or two."""
+  """Says how the channels of a layout are mixed down; '' for a file of one or two."""
   if not layout:
     return ''
   if layout == UNKNOWN:
@@ -91,7 +91,7 @@ def describe(layout: str) -> str:
 
 
 def downmix_matrix(layout: str, channels: int) -> np.ndarray:
-  """Factors [channels, 2] float32 for left and right; no column sums to more than 1.
+  """Returns factors [channels, 2] float32 for left and right; columns sum to at most 1.
 
   Args:
     layout: of `layout_text` or `vorbis_layout`.

@@ -1,6 +1,6 @@
-"""WAV, AIFF and FLAC files whose header and content disagree: sizes left at 0, files joined.
+"""Finds WAV, AIFF and FLAC files whose header is wrong: sizes left at 0, joined files.
 
-What their headers say is checked against where chunks and frames lie; nothing is decoded.
+Headers are compared with the places of chunks and frames; nothing is decoded.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ _FLAC_HEADS = (b'fLaC\x00\x00\x00\x22', b'fLaC\x80\x00\x00\x22')
 
 @dataclasses.dataclass(frozen=True)
 class Joined:
-  """What lies in a file of chunks.
+  """The parts of a file of chunks.
 
   Attributes:
     links: parts of each file that was joined into this one; one where the header's size is mended;
       () where the file is read as it is.
-    damage: '' or what disagrees so much that nothing can be trusted.
+    damage: why the file cannot be read at all; '' if it can.
   """
 
   links: tuple[tuple[Part, ...], ...] = ()
@@ -30,7 +30,7 @@ class Joined:
 
 
 def read_riff(path: str) -> Joined:
-  """Looks at a local WAV or AIFF file.
+  """Compares header and content of a local WAV or AIFF file.
 
   Raises:
     OSError: the file cannot be read.
@@ -97,7 +97,7 @@ def _is_chunk(data: mmap.mmap, place: int) -> bool:
 
 
 def flac_begins(path: str) -> list[int]:
-  """Where the FLAC files begin that a local file is joined of.
+  """Returns the first byte of each FLAC file that a local file is joined of.
 
   Raises:
     OSError: the file cannot be read.
@@ -120,7 +120,7 @@ def _is_streaminfo(block: bytes) -> bool:
 
 
 def flac_damage(path: str, begin: int) -> str:
-  """'' or what is wrong with the FLAC file whose `fLaC` lies at a byte: frames follow metadata."""
+  """Returns what is wrong with the FLAC file whose `fLaC` is at a byte; '' if nothing."""
   with open(path, 'rb') as file:
     file.seek(begin + 4)
     while len(head := file.read(4)) == 4:
@@ -135,14 +135,14 @@ def flac_damage(path: str, begin: int) -> str:
 
 
 def flac_total(path: str, begin: int) -> int:
-  """Samples that a FLAC file promises whose `fLaC` lies at a byte; 0 where it leaves them open."""
+  """Returns the samples promised by the FLAC file whose `fLaC` is at a byte; 0 if unknown."""
   with open(path, 'rb') as file:
     file.seek(begin + 21)
     return int.from_bytes(file.read(5), 'big') & 0xF_FFFF_FFFF
 
 
 def flac_counting(path: str, begin: int, end: int, total: int) -> tuple[Part, ...]:
-  """The FLAC file of a range of bytes, with its number of samples put right."""
+  """Returns the FLAC file in a range of bytes, with its number of samples corrected."""
   with open(path, 'rb') as file:
     file.seek(begin + 21)
     (upper,) = file.read(1)

@@ -283,7 +283,7 @@ def _refuse_missing(missing: Sequence[str], asked: int):
 
 
 def check_place(folder: epath.PathLike):
-  """Raises ValueError where a folder that Woodshed did not make stands in a data set's place."""
+  """Refuses (ValueError) a place where a folder is that Woodshed did not make."""
   place = epath.Path(folder)
   if not place.exists() or folder_marker.kind_of(place) or (place / _COMPLETED).exists():
     return

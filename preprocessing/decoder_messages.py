@@ -1,8 +1,8 @@
-"""What the MP3 decoder writes to the terminal, turned into lines that name the file.
+"""Turns what the MP3 decoder writes to the terminal into lines that name the file.
 
-libmpg123, inside libsndfile, writes notes on damaged streams to file descriptor 2 and cannot be
-told not to. While it works, the descriptor leads into a temporary file; what others write there
-meanwhile is passed on after each call.
+libmpg123, inside libsndfile, writes notes on damaged streams to file descriptor 2; no option turns
+this off. During a call the descriptor is a temporary file; what other code writes there meanwhile
+is passed on after the call.
 """
 
 import collections
@@ -77,7 +77,7 @@ _REDIRECTION = _Redirection()
 
 @contextlib.contextmanager
 def named(name: str) -> Iterator[None]:
-  """What libmpg123 writes while the block runs is told once for each file, with its name."""
+  """Prints what libmpg123 writes while the block runs, once for each file, with its name."""
   _REDIRECTION.begin(name)
   try:
     yield

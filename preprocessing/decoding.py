@@ -1,8 +1,8 @@
-"""How a local file is decoded: by soundfile, in pieces where its header is wrong, or by FFmpeg.
+"""Decodes a local file: by soundfile, in pieces if its header is wrong, or by FFmpeg.
 
 libsndfile gives as many samples as a header announces. So the frames of MP3 and FLAC and the pages
 of Ogg are counted first (`examine`), and a file that announces too few, too many or none is read as
-one whose header is right, or as several files, one behind the other. The samples stay those of
+one with a correct header, or as several files, one after the other. The samples stay those of
 libsndfile.
 """
 
@@ -34,20 +34,20 @@ class RefusedError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """What a file holds and how it is read.
+  """The content of a file and how it is read.
 
   Attributes:
-    frames: samples per channel, None where only decoding tells.
+    frames: samples per channel; None if only decoding can show it.
     sample_rate: Hz.
     channels: number of channels.
     container, subtype: libsndfile's names, or 'FFMPEG' and a codec's.
     layout: of more than two channels, see `channels.layout_text`.
     links: parts of each file that this one is joined of; () for the file as it is.
     demuxer: FFmpeg's, '' where soundfile decodes.
-    promised_secs: that the container promises, None where it does not or cannot be believed.
+    promised_secs: seconds that the container promises; None if it does not, or wrongly.
     complete: False where the container's end mark is missing.
     estimated: whether `frames` may differ a little from what is decoded.
-    notes: what was mended, passed over or guessed.
+    notes: what was repaired, skipped or guessed.
   """
 
   frames: int
@@ -65,7 +65,7 @@ class Reading:
 
 
 def examine(path: str) -> Reading:
-  """Finds out how a local file is read; remembered as long as its size and time stay.
+  """Finds out how to read a local file; kept as long as its size and time stay the same.
 
   Raises:
     RefusedError: it cannot be read, and why.
@@ -309,13 +309,13 @@ def _sndfile_text(error: Exception) -> str:
 
 
 class Decoder(Protocol):
-  """A file on the way: float32 [n, channels] as in the file, without a downmix."""
+  """Decodes a file block by block: float32 [n, channels], without a downmix."""
 
   def read(self, frames: int) -> np.ndarray:
-    """The next samples, at most `frames` of them; none at the end."""
+    """Returns the next samples, at most `frames`; none at the end."""
 
   def skip(self, frames: int) -> int:
-    """Passes over samples, exactly; returns how many there were."""
+    """Skips exactly `frames` samples, or those that are left; returns how many."""
 
 
 class _SoundFileDecoder:
@@ -398,7 +398,7 @@ def decoder(path: str, reading: Reading) -> Iterator[Decoder]:
   """Opens a local file as `examine` found it.
 
   Raises:
-    RefusedError: it breaks while it is decoded, inside of the block as well.
+    RefusedError: it turns out to be damaged, also inside the block.
   """
   try:
     if reading.demuxer:

@@ -39,7 +39,7 @@ _SCALES = {
 
 
 class FfmpegError(RuntimeError):
-  """FFmpeg does not decode a file; `protected` tells whether for copy protection."""
+  """FFmpeg cannot decode a file; `protected` is True if copy protection is the reason."""
 
   def __init__(self, message: str, protected: bool = False):
     super().__init__(message)
@@ -48,7 +48,7 @@ class FfmpegError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class StreamFacts:
-  """What is known of a file's first audio stream before it is decoded as a whole.
+  """Facts of a file's first audio stream before it is decoded as a whole.
 
   Attributes:
     frames: samples per channel by the packets that are there; a few may be trimmed away.
@@ -70,7 +70,7 @@ class StreamFacts:
 
 
 def demuxer_for(path: str) -> str:
-  """FFmpeg's demuxer for a local file of a kind that only FFmpeg reads, '' for all others.
+  """Returns FFmpeg's demuxer for a local file that only FFmpeg reads, '' for all others.
 
   Raises:
     OSError: the file cannot be read.
@@ -79,7 +79,7 @@ def demuxer_for(path: str) -> str:
 
 
 def shared_demuxer_for(path: str) -> str:
-  """FFmpeg's demuxer for a container that libsndfile reads as well, '' for all others."""
+  """Returns FFmpeg's demuxer for a container that libsndfile also reads, '' for all others."""
   return _by_heads(_head(path), _SHARED_HEADS)
 
 
@@ -111,7 +111,7 @@ def _by_heads(head: bytes, heads) -> str:
 
 
 def adts_damage(path: str) -> str:
-  """'' or where a local file of AAC in ADTS frames has bytes that belong to no frame."""
+  """Returns where a local ADTS file (AAC) has bytes that belong to no frame; '' if nowhere."""
   with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
     place = begin = tag_size(data[:10])
     kind = data[begin : begin + 2]
@@ -167,7 +167,7 @@ def _audio_stream(container):
 
 
 def probe(path: str, demuxer: str) -> StreamFacts:
-  """What a local file's first audio stream is; its packets are counted, its first one decoded.
+  """Finds facts of the first audio stream: counts all packets, decodes the first.
 
   Raises:
     FfmpegError: there is no audio in it that can be decoded.
@@ -205,7 +205,7 @@ def _packets(container):
 
 
 def count_samples(path: str, demuxer: str, parts: tuple[Part, ...] | None = None) -> int:
-  """Samples per channel in the packets of a file whose time base is its sample rate, as FLAC's.
+  """Counts samples per channel by packets, for formats timed in samples, such as FLAC.
 
   Raises:
     FfmpegError: there is no audio in it.
@@ -217,7 +217,7 @@ def count_samples(path: str, demuxer: str, parts: tuple[Part, ...] | None = None
 
 
 def channel_names(path: str, demuxer: str) -> tuple[str, ...]:
-  """The channels' names by the header; () where FFmpeg cannot tell."""
+  """Returns the channels' names by the header; () if FFmpeg does not know them."""
   try:
     with _opened(path, demuxer, None) as container:
       layout = _audio_stream(container).codec_context.layout

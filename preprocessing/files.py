@@ -1,4 +1,4 @@
-"""Files wherever they lie: a local disk, gs://, s3://; by etils.epath, with local ones kept quick.
+"""Files on a local disk, gs:// or s3://, by etils.epath, with a fast path for local ones.
 
 A path is a string; file:/// is a local path, too. Local paths are read with the standard library,
 so that odd names, links and times to the nanosecond come through; buckets go by epath.
@@ -23,7 +23,7 @@ _BUCKETS = ('gs://', 's3://', 'az://')
 
 
 class PathError(ValueError):
-  """A path names a place that cannot be read; the message says which can."""
+  """A path names a place that is not supported; the message names those that are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +40,10 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def place(path: str | os.PathLike) -> str:
-  """A path as the functions here take it: file:///music/a%20b.wav becomes /music/a b.wav.
+  """Returns a path without file://: file:///music/a%20b.wav becomes /music/a b.wav.
 
   Raises:
-    PathError: a URI that is neither of this machine nor of a bucket.
+    PathError: a URI that is neither on this machine nor in a bucket.
   """
   path = os.fspath(path)
   scheme, _, rest = path.partition('://')
@@ -64,7 +64,7 @@ def place(path: str | os.PathLike) -> str:
 
 
 def is_name(path: str) -> bool:
-  """Whether a path can be given to the operating system; bytes that are no UTF-8 can."""
+  """Returns whether the operating system accepts a path; bytes that are not UTF-8 are fine."""
   try:
     os.fsencode(path)
   except UnicodeEncodeError:
@@ -73,12 +73,12 @@ def is_name(path: str) -> bool:
 
 
 def as_text(name: str) -> str:
-  """A name of a file as text: what is not UTF-8 in it becomes '?'."""
+  """Returns a file name as text: bytes that are not UTF-8 become '?'."""
   return name.encode('utf-8', 'replace').decode()
 
 
 def absolute(path: str | os.PathLike, folder: str | os.PathLike = '') -> str:
-  """A full path: buckets' URIs as they are, '~' expanded, relative ones below `folder`.
+  """Returns a full path: buckets' URIs as they are, '~' expanded, relative ones below `folder`.
 
   Args:
     path: see `place`.

@@ -79,7 +79,7 @@ class Fingerprint:
   limit: int = NO_LIMIT
 
   def encode(self) -> str:
-    """As text, for a line of JSON: 10 bytes a landmark in base64."""
+    """Encodes as text, for a line of JSON: 10 bytes a landmark in base64."""
     keys = (self.hashes << np.uint64(_TIME_BITS)) | self.times.astype(np.uint64)
     pitches = np.round(self.pitches * _PITCH_SCALE)
     parts = (np.array([self.limit], '<u8'), keys.astype('<u8'), pitches.astype('<u2'))
@@ -87,7 +87,7 @@ class Fingerprint:
 
   @classmethod
   def decode(cls, text: str) -> 'Fingerprint':
-    """What `encode` wrote; raises ValueError for other text."""
+    """Decodes what `encode` wrote; raises ValueError for other text."""
     content = base64.b64decode(text, validate=True)
     count, rest = divmod(len(content) - 8, 10)
     if count < 0 or rest:

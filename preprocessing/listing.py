@@ -1,7 +1,7 @@
-"""Which files of a folder are audio, by name and, of unknown names, by their first bytes.
+"""Finds the audio files of a folder, by name or, for unknown names, by their first bytes.
 
-Every file is one of three: audio, to be read; not to be read, with a reason; or plainly something
-else (pictures, texts, playlists), which is counted.
+Every file is one of three: audio; refused, with a reason; or not audio at all (pictures, texts,
+playlists), which is counted.
 """
 
 import collections
@@ -46,12 +46,12 @@ _TRACKERS = ('.mod', '.xm', '.it', '.s3m', '.mtm', '.sid', '.nsf', '.spc', '.vgm
 
 @dataclasses.dataclass
 class Listing:
-  """What lies in a folder.
+  """The files of a folder.
 
   Attributes:
     paths: of audio, sorted.
     refused: (path, reason of `quality.REASONS`, detail) of what is not read.
-    others: how many of each kind ('.jpg', 'hidden files') are plainly not audio.
+    others: how many files of each kind ('.jpg', 'hidden files') are not audio.
   """
 
   paths: list[str] = dataclasses.field(default_factory=list)
@@ -59,7 +59,7 @@ class Listing:
   others: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
   def others_text(self) -> str:
-    """'3 .jpg, 1 .txt', the most frequent first; '' for none."""
+    """Returns text such as '3 .jpg, 1 .txt', the most frequent first; '' for none."""
     return ', '.join(f'{count} {kind}' for kind, count in self.others.most_common())
 
 

@@ -51,7 +51,7 @@ class Track:
     source: where the corpus says the file is from.
     split: 'train', 'validation', 'test' or '' before `splits.assign_splits`.
     recording: what near-duplicates share: the start of the least sha256 among them; '' for none.
-    decoding: what reading took, such as a downmix or a wrong header's repair; '' for nothing.
+    decoding: what was done to read it, such as a downmix or a corrected header; '' for nothing.
   """
 
   track_id: str
@@ -126,11 +126,11 @@ class ManifestError(ValueError):
 
 
 def find_audio_files(folder: str | os.PathLike) -> tuple[list[str], list[Reject]]:
-  """All audio files below a folder or bucket, sorted, and those that are not to be read, with why.
+  """Returns the audio files below a folder or bucket, sorted, and refused files with reasons.
 
-  What is plainly not audio (see `listing`) is counted in a line on stderr. Hidden files and folders
-  are passed over; links to folders are not followed; both are counted too. Folders below it that
-  Woodshed made are passed over with a line.
+  Files that are not audio (see `listing`) are counted in a line on stderr, and so are hidden files
+  and folders and links to folders, which are skipped. Folders below it that Woodshed made are
+  skipped with a line.
 
   Raises:
     FileNotFoundError: there is no such folder.
@@ -245,7 +245,7 @@ def write_rejects(path: str | os.PathLike, rejects: Iterable[Reject]):
 
 
 def read_rejects(path: str | os.PathLike) -> list[Reject]:
-  """What `write_rejects` wrote.
+  """Reads what `write_rejects` wrote.
 
   Raises:
     ManifestError: lists all faults by line and column.
@@ -369,7 +369,7 @@ def row_faults(row: dict[str, Any], number: int) -> list[Fault]:
 
 
 def is_text(value: str) -> bool:
-  """Whether a string is text: without halves of surrogate pairs."""
+  """Returns whether a string is valid text, without lone surrogates."""
   return not any('\ud800' <= letter <= '\udfff' for letter in value)
 
 

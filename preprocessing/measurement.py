@@ -1,6 +1,6 @@
-"""What one pass over a file's samples finds: length, level, loudness, clipping, bandwidth, stereo.
+"""Measures a file in one pass: length, level, loudness, clipping, bandwidth, stereo.
 
-Measured is what would be used: of more than two channels, their stereo downmix.
+Of more than two channels the stereo downmix is measured, which is what would be used.
 """
 
 import dataclasses
@@ -70,12 +70,12 @@ class Measurement:
 
   @property
   def over_scale(self) -> float:
-    """Factor by which the peak exceeds full scale, at least 1."""
+    """Returns the factor by which the peak exceeds full scale, at least 1."""
     return max(1.0, self.peak)
 
   @property
   def spike_db(self) -> float:
-    """How far the peak lies above all but the 32 largest samples; 0 for silence."""
+    """Returns how far the peak is above all but the 32 largest samples; 0 for silence."""
     if not self.peak > 0:
       return 0.0
     return 20 * math.log10(self.peak / self.robust_peak) if self.robust_peak > 0 else math.inf
@@ -158,7 +158,7 @@ def measure(
 
 
 def level(path: str, *, with_loudness: bool = True) -> tuple[float, float]:
-  """Peak and loudness in LUFS of a whole file, equal to those of `measure`.
+  """Measures peak and loudness in LUFS of a whole file, equal to those of `measure`.
 
   Args:
     path: of the file.
@@ -179,7 +179,7 @@ def level(path: str, *, with_loudness: bool = True) -> tuple[float, float]:
 
 
 def first_not_finite(block: np.ndarray) -> int | None:
-  """Index of the first row of [n, channels] with NaN or infinity, or None."""
+  """Returns the index of the first row of [n, channels] with NaN or infinity, or None."""
   finite = np.isfinite(block)
   return None if finite.all() else int(np.argmin(finite.all(axis=1)))
 

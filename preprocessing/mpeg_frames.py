@@ -1,4 +1,4 @@
-"""MPEG audio (MP3, MP2) frame by frame: how much is there, whatever the first frame promises.
+"""Walks through MPEG audio (MP3, MP2) by frames: finds how much there really is.
 
 Nothing is decoded: the headers of ISO/IEC 11172-3 and 13818-3 lead from frame to frame. A Xing,
 Info or VBRI frame promises a number of frames, often a wrong one (files cut, joined or written to
@@ -68,7 +68,7 @@ class Gap:
 
 @dataclasses.dataclass(frozen=True)
 class MpegFrames:
-  """What lies in a file of MPEG audio.
+  """The content of a file of MPEG audio.
 
   Attributes:
     first: header of the first frame.
@@ -99,11 +99,12 @@ class MpegFrames:
 
   @property
   def secs(self) -> float:
+    """Returns seconds of audio in the whole frames."""
     return self.count * self.first.samples / self.first.sample_rate
 
   @property
   def promised_secs(self) -> float | None:
-    """Seconds promised and not disproved: the promised bytes are there, so the frames are."""
+    """Returns the promised seconds; None without a promise, or if all promised bytes are there."""
     if self.promised_frames is None:
       return None
     if self.promised_bytes is not None and self.num_bytes >= self.promised_bytes * 0.999:
@@ -111,7 +112,7 @@ class MpegFrames:
     return self.promised_frames * self.first.samples / self.first.sample_rate
 
   def parts(self) -> tuple[Part, ...]:
-    """The frames alone, behind an info frame that counts them (layer III only).
+    """Returns the frames alone, after an info frame that counts them (layer III only).
 
     The samples are those of the file itself: its info frame is kept but for the counts. A new one
     makes mpg123 leave out a decoder's delay that it keeps without one, so a silent frame goes first
@@ -178,7 +179,7 @@ def _parse(header: int) -> FrameHeader | None:
 
 
 def read_frames(path: str) -> MpegFrames | None:
-  """Walks through a local file; None where it is not MPEG audio, or of free format.
+  """Walks through a local file; returns None if it is not MPEG audio, or is of free format.
 
   Raises:
     OSError: the file cannot be read.
@@ -191,7 +192,7 @@ def read_frames(path: str) -> MpegFrames | None:
 
 
 def begins_as_frames(path: str) -> bool:
-  """Whether a local file begins with MPEG audio frames, or with a tag and then frames."""
+  """Returns whether a local file begins with MPEG audio frames, or with a tag and frames."""
   if not os.path.getsize(path):
     return False
   with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -364,7 +365,7 @@ class _Walk:
 
 
 def is_free_format(head: bytes) -> bool:
-  """Whether 4 bytes are a frame's header that does not say how long the frame is."""
+  """Returns whether 4 bytes are a frame header of free format, without the frame's length."""
   header = _parse(int.from_bytes(head, 'big')) if len(head) == 4 else None
   return header is not None and not header.length
 
@@ -375,7 +376,7 @@ def _id3_size(head: bytes) -> int:
 
 
 def tag_size(head: bytes) -> int:
-  """Bytes of the ID3v2 tag that a file's first 10 bytes announce; 0 for none."""
+  """Returns the size of the ID3v2 tag that a file's first 10 bytes announce; 0 for none."""
   if head[:3] == b'ID3' and len(head) >= 10 and max(head[6:10]) < 0x80:
     return _id3_size(head)
   return 0

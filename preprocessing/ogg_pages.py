@@ -1,7 +1,7 @@
-"""The pages of an Ogg file (RFC 3533): its chained streams, and whether any page is damaged.
+"""Walks through the pages of an Ogg file (RFC 3533): chained streams, damaged pages.
 
-A recording of internet radio is a chain: one whole stream behind the other, each with headers of
-its own. libsndfile knows the first one only.
+A recording of internet radio is a chain: whole streams one after the other, each with its own
+headers. libsndfile reads only the first.
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ class OggLink:
     codec: 'vorbis', 'opus', 'flac', 'speex' or '' for others.
     num_streams: logical streams side by side in it.
     channels, sample_rate: of its header; 0 where they are not known.
-    granule: position that its last page tells, -1 for none.
-    first_granule: position that its first page of audio tells, -1 for none.
-    ended: whether the last page bears the end mark.
+    granule: position on its last page, -1 for none.
+    first_granule: position on its first page of audio, -1 for none.
+    ended: whether the last page has the end mark.
   """
 
   begin: int
@@ -42,7 +42,7 @@ class OggLink:
 
 @dataclasses.dataclass(frozen=True)
 class OggPages:
-  """What lies in an Ogg file.
+  """The content of an Ogg file.
 
   Attributes:
     links: one for each stream of the chain.
@@ -56,7 +56,7 @@ class OggPages:
 
 
 def read_pages(path: str) -> OggPages | None:
-  """Walks through a local file; None where it does not begin as Ogg.
+  """Walks through a local file; returns None if it does not begin as Ogg.
 
   Raises:
     OSError: the file cannot be read.

@@ -1,7 +1,7 @@
-"""Output files and folders: tried before long work, and written whole or not at all.
+"""Checks output files and folders before long work, and writes files whole or not at all.
 
-What cannot be written is refused with one line before models are loaded, by opening a temporary
-file where the output will be. Nothing of the trial stays.
+An output that cannot be written is refused with one line before models are loaded. The check makes
+a temporary file where the output will be, and removes it.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ def check_file(path: str | os.PathLike, suffixes: Sequence[str] = ()):
 
 
 def check_folder(path: str | os.PathLike):
-  """Refuses a path where no folder can be made, or none in which files can be.
+  """Refuses a path where no folder can be made, or no files can be made in it.
 
   Raises:
     OutputError: it is a file or below one, its name is too long, or nothing can be written there.
@@ -73,7 +73,7 @@ def check_folder(path: str | os.PathLike):
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """A temporary path beside `path`, with its suffix; what is there becomes `path` in the end.
+  """Yields a temporary path beside `path`, with its suffix, that becomes `path` in the end.
 
   Where the block fails, what it wrote is removed and a file that was at `path` stays as it was.
   Folders are made. A link is followed.

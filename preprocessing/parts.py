@@ -225,5 +225,5 @@ def remove_stale(directory: epath.PathLike):
 
 
 def is_temporary(name: str) -> bool:
-  """Whether a file's name is one that `atomic_file` gives until the file is whole."""
+  """Returns whether a file name is one that `atomic_file` uses until the file is whole."""
   return _TEMPORARY.fullmatch(name) is not None

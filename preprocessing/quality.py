@@ -236,10 +236,10 @@ def _check_level(found: Measurement, header: audio.AudioHeader, limits: QualityL
 
 
 def clipped_share(found: Measurement, header: audio.AudioHeader) -> float:
-  """Share of the samples that were cut off at full scale.
+  """Returns the share of the samples that were cut off at full scale.
 
-  A file of floating-point samples may exceed full scale and be whole: there, and in what a lossy
-  codec gives beyond the overshoot of a clipped signal, only runs of equal samples were cut off.
+  A floating-point file may exceed full scale and be undamaged. There, and in a lossy file
+  beyond the overshoot of a clipped signal, only runs of equal samples count.
   """
   floating = header.subtype in ('FLOAT', 'DOUBLE') or header.subtype.startswith('PCM_F')
   if found.peak > 1 and (floating or found.robust_peak > _CODEC_OVERSHOOT):

@@ -84,7 +84,7 @@ def encode_record(
 
 
 def decode_record(record: bytes) -> tuple[ClipTokens, RecordInfo]:
-  """The inverse of `encode_record`; of records of others, what is missing beside the tokens is ''.
+  """Inverts `encode_record`; in records of other programs, missing texts are ''.
 
   Raises:
     DecodeError, IndexError, tf.errors.OpError: `record` does not hold tokens.
@@ -159,7 +159,7 @@ def _read_shard(
 
 
 def split_shards(folder: epath.PathLike, split: str) -> list[epath.Path]:
-  """The shards of a split, in order, each whole as seen from outside.
+  """Returns the shards of a split, in order, after comparing each with `shards.json`.
 
   Raises:
     TokenDataError: the folder has none, or one is missing, damaged or of another data set.

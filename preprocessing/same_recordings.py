@@ -1,4 +1,4 @@
-"""Which fingerprints are of the same recording, or hold parts of one another.
+"""Finds fingerprints of the same recording, or of recordings that hold parts of one another.
 
 Two recordings share landmarks of equal hashes. Of one recording, at whatever speed and pitch, these
 lie on one line: time in the one is a multiple of the time in the other plus an offset, and all
@@ -66,7 +66,7 @@ class _Index:
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-  """What two recordings have in common.
+  """The common part of two recordings.
 
   Attributes:
     share: of the landmarks of the smaller one, or of the common part.
@@ -84,7 +84,7 @@ class Match:
 
   @property
   def change(self) -> str:
-    """How they differ: a key of `MIN_SHARES`."""
+    """Returns how they differ: a key of `MIN_SHARES`."""
     same_tempo = abs(self.tempo - 1) <= _SAME_TEMPO
     if abs(self.semitones) <= _SAME_PITCH and same_tempo:
       return 'equal'
@@ -96,7 +96,7 @@ class Match:
 
 
 def same_recordings(prints: Sequence[Fingerprint]) -> list[tuple[int, int, Match]]:
-  """(i, j, match) with i < j of the recordings that are the same, or hold parts of one another."""
+  """Returns (i, j, match), i < j, of recordings that are equal or hold parts of one another."""
   least = min(MIN_SHARES.values())
   found = matches(prints, MIN_HITS, least)
   return sorted(
@@ -108,7 +108,7 @@ def same_recordings(prints: Sequence[Fingerprint]) -> list[tuple[int, int, Match
 def matches(
   prints: Sequence[Fingerprint], min_hits: int, min_share: float
 ) -> Iterator[tuple[int, int, Match]]:
-  """The pairs i < j with so much in common, whatever the change; in no order."""
+  """Yields the pairs i < j with at least this much in common, in any order."""
   if len(prints) < 2:
     return
   index = _index(prints)
@@ -136,11 +136,11 @@ def matches(
 
 
 def hard_to_compare(prints: Sequence[Fingerprint]) -> tuple[list[int], list[int]]:
-  """Recordings whose copies may go unnoticed.
+  """Returns the recordings whose copies may not be found.
 
   Returns:
     Those with fewer landmarks than a match needs (silence, single tones), and those of which most
-    landmarks are so common in these recordings that they say nothing, so that few are left.
+    landmarks are too common in these recordings to count, so that few are left.
   """
   if not prints:
     return [], []
@@ -152,7 +152,7 @@ def hard_to_compare(prints: Sequence[Fingerprint]) -> tuple[list[int], list[int]
 
 
 def telling_share(prints: Sequence[Fingerprint]) -> float:
-  """The share of all landmarks that are not too common to say something."""
+  """Returns the share of all landmarks that are not too common to count."""
   return float(_telling(prints).sum() / max(1, sum(len(found.hashes) for found in prints)))
 
 

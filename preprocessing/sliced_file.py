@@ -1,4 +1,4 @@
-"""A file made of pieces of another one, read without a copy."""
+"""Reads a file that is made of pieces of another one, without a copy."""
 
 import bisect
 import io

@@ -186,9 +186,9 @@ def random_crop(
 
 
 def num_fixed_crops(codes: tf.Tensor, crops_per_clip: int, spec: LiveMusicSpec) -> tf.Tensor:
-  """How many fixed crops a clip has, scalar int32: no more than it has different places for them.
+  """Returns the number of fixed crops of a clip, scalar int32: at most one for each place.
 
-  A short clip given several times would weigh as much in a loss as that many clips.
+  Equal crops of a short clip would count in a loss like as many clips.
 
   Args:
     codes: int32 [frames, levels].

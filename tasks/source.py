@@ -5,7 +5,7 @@ the order of their index. Counting on through the epochs, example n of the strea
 n mod N in epoch n // N, and belongs to host n mod H. A host therefore reads in each epoch those
 shards whose number has one residue mod H; the residue moves on by N from epoch to epoch.
 
-Shards are looked at before the first record is read (`models.record_shards`). Checksums, the number
+Shards are checked before the first record is read (`models.record_shards`). Checksums, the number
 of records in an epoch, each record's own index and the range of its codes are checked on the way.
 """
 
@@ -40,7 +40,7 @@ _MAX_SEARCHED = 256
 
 
 def find_token_folder(data_dir: str | pathlib.Path) -> pathlib.Path:
-  """See `record_shards.find_token_folder`."""
+  """Finds the folder of token records; see `record_shards.find_token_folder`."""
   return pathlib.Path(record_shards.find_token_folder(data_dir))
 
 
@@ -88,7 +88,7 @@ class TokenRecordSource(seqio.DataSource):
   def of_folder(
     cls, folder: TokenFolder, spec: LiveMusicSpec = MAGENTA_RT_V1, *, embeddings: bool = False
   ) -> 'TokenRecordSource':
-    """Of what prepare.py wrote; the shards of a split are looked at when it is first read."""
+    """Makes a source of prepare.py's output; shards of a split are checked at its first use."""
     return cls(
       dict.fromkeys(folder.splits, ()),
       {split: folder.num_records(split) for split in folder.splits},
@@ -103,7 +103,7 @@ class TokenRecordSource(seqio.DataSource):
     return False
 
   def list_shards(self, split: str) -> list[str]:
-    """The shards of a split, in order.
+    """Returns the shards of a split, in order.
 
     Raises:
       TokenDataError: there is no such split, or not all of its shards are whole.
@@ -115,7 +115,7 @@ class TokenRecordSource(seqio.DataSource):
     return self._files[split]
 
   def check(self, split: str):
-    """Raises TokenDataError where a split is not there or empty, or its shards are not whole."""
+    """Checks a split: raises TokenDataError if it is missing or empty, or a shard is damaged."""
     files = self.list_shards(split)
     if not self.num_input_examples(split):
       where = self._folder.path if self._folder else files[:1]
@@ -238,7 +238,7 @@ class TokenRecordSource(seqio.DataSource):
     return tf.debugging.Assert(tf.reduce_all(tf.stack(sound)), told)
 
   def explain(self, split: str, position: int, error: Exception) -> TokenDataError:
-    """What is behind an error of TensorFlow, which names neither the shard nor the record.
+    """Finds shard and record behind an error of TensorFlow, which names neither.
 
     Args:
       split: that was read.

@@ -15,7 +15,7 @@ _READ_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
 
 
 def num_examples(task_name: str, split: str) -> int:
-  """Examples in one epoch of a split; of an evaluation task they are counted by reading it."""
+  """Returns the examples in one epoch of a split; an evaluation task is read to count them."""
   if registry.task_info(task_name).examples_per_record == 1:
     return seqio.TaskRegistry.get(task_name).source.num_input_examples(split)
   # A short clip gives fewer examples, and its length stands in its record.
@@ -27,7 +27,7 @@ def num_examples(task_name: str, split: str) -> int:
 
 
 def check(task_name: str, split: str):
-  """Looks at a split before it is read.
+  """Checks a split before it is read.
 
   Raises:
     TokenDataError: it is not there or empty, or not all of its shards are whole.

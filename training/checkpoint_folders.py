@@ -1,9 +1,9 @@
-"""The folders MODEL_DIR/checkpoint_<step>: which there are, which are whole, which one is meant.
+"""Finds the folders MODEL_DIR/checkpoint_<step>, those that are whole, and the one to read.
 
-A checkpoint is damaged where a file is missing or is not the one that was saved (see
-`training.checksums`; older checkpoints have no checksums, and show damage when they are read). Of a
-MODEL_DIR the newest whole checkpoint is meant, with a warning for every newer one that is damaged;
-a damaged checkpoint that is named is an error.
+A checkpoint is damaged if a file is missing or is not the one that was saved (see
+`training.checksums`; older checkpoints have no checksums, and show damage when they are read). From
+a MODEL_DIR the newest whole checkpoint is read, with a warning for every newer one that is damaged;
+a path to a damaged checkpoint itself is an error.
 """
 
 import json
@@ -34,20 +34,20 @@ class BrokenCheckpointError(ValueError):
 
 
 def step_of(checkpoint: pathlib.Path) -> int | None:
-  """The step in a folder's name, None where it is no checkpoint's."""
+  """Returns the step in a folder's name; None if it is not a checkpoint's."""
   match = _NAME.fullmatch(checkpoint.name)
   return int(match[1]) if match else None
 
 
 def saved_steps(model_dir: str | pathlib.Path) -> list[int]:
-  """Steps of the checkpoints in a MODEL_DIR, damaged ones too, ascending."""
+  """Returns the steps of the checkpoints in a MODEL_DIR, damaged ones too, ascending."""
   folder = pathlib.Path(model_dir)
   children = folder.iterdir() if folder.is_dir() else ()
   return sorted(step for child in children if (step := step_of(child)) is not None and _own(child))
 
 
 def fault(checkpoint: pathlib.Path, part: int = 0, parts: int = 1) -> str | None:
-  """What is wrong with a checkpoint, in words with the file's name; None where it is whole.
+  """Returns what is wrong with a checkpoint, with the file's name; None if it is whole.
 
   Args:
     checkpoint: its folder.
@@ -68,7 +68,7 @@ def fault(checkpoint: pathlib.Path, part: int = 0, parts: int = 1) -> str | None
 
 
 def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
-  """The folder `checkpoint_<step>` that `path` means: itself, or the newest whole one below it.
+  """Finds the folder `checkpoint_<step>` of a path: itself, or the newest whole one below it.
 
   Returns:
     A full path.
@@ -81,7 +81,7 @@ def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
 
 
 def read_checkpoint(path: str | pathlib.Path, read: Callable[[pathlib.Path], Any]) -> Any:
-  """What `read` makes of the checkpoint that `path` means, see `find_checkpoint`.
+  """Calls `read` with the checkpoint of `find_checkpoint` and returns its result.
 
   Where a checkpoint without checksums cannot be read, it counts as damaged.
   """
@@ -107,14 +107,14 @@ def read_checkpoint(path: str | pathlib.Path, read: Callable[[pathlib.Path], Any
 
 
 def shows_damage(checkpoint: pathlib.Path, error: Exception) -> bool:
-  """Whether an error in reading is one of a damaged checkpoint, which no checksums have shown."""
+  """Returns whether a read error means a damaged checkpoint; only without checksums."""
   # Orbax raises what it likes; these alone speak of the machine.
   of_machine = isinstance(error, MemoryError | jax.errors.JaxRuntimeError)
   return not of_machine and not checksums.listed(checkpoint)
 
 
 def in_words(error: Exception) -> str:
-  """The reason why a checkpoint could not be read."""
+  """Returns the reason why a checkpoint could not be read."""
   first = (str(error).splitlines() or [''])[0]
   return f'it cannot be read: {type(error).__name__}: {first[:300]}'
 
@@ -129,7 +129,7 @@ def set_aside(checkpoint: pathlib.Path) -> pathlib.Path:
 
 
 def broken(path: pathlib.Path, faults: Mapping[pathlib.Path, str]) -> BrokenCheckpointError:
-  """The error for a path that means no whole checkpoint.
+  """Makes the error for a path without a whole checkpoint.
 
   Args:
     path: a checkpoint, or the MODEL_DIR of all that are in `faults`.

@@ -2,7 +2,7 @@
 
 Each holds `state/` (T5X's tree: 'target' = parameters, 'state' = step and optimizer), `dataset/`
 (the position in the data, JSON) and `checksums.json`. A folder gets its final name, and an older
-one goes, only when it is complete and was read back.
+one is removed, only after it was read back.
 """
 
 import contextlib
@@ -120,7 +120,7 @@ class Checkpoints:
 
   @property
   def latest_step(self) -> int | None:
-    """Step of the newest checkpoint, None without one; `restore` finds out whether it is whole."""
+    """Returns the newest checkpoint's step, or None; `restore` finds out whether it is whole."""
     return self._manager.latest_step()
 
   def save(self, state: TrainState, data_position: dict[str, Any]):

@@ -1,8 +1,8 @@
-"""Checksums of the files in a folder, in a file beside them: what was saved is what is read.
+"""Writes and compares checksums of the files in a folder, kept in a file beside them.
 
     checksums.json   {format, files: {'state/d/4105...': {bytes, sha256}}, sha256 of `files`}
 
-Files that it does not list are not judged, and a folder without it is taken as it is.
+Files that it does not list are ignored, and a folder without it is accepted.
 """
 
 import concurrent.futures
@@ -48,7 +48,7 @@ def write(folder: pathlib.Path, leave_out: Collection[str] = ()) -> pathlib.Path
 
 
 def fault(folder: pathlib.Path, part: int = 0, parts: int = 1) -> str | None:
-  """What is wrong with a folder, in words with the file's name; None where all is as it was saved.
+  """Returns what is wrong with a folder, with the file's name; None if all is as it was saved.
 
   Args:
     folder: see `write`. One without checksums has no fault.
@@ -74,7 +74,7 @@ def fault(folder: pathlib.Path, part: int = 0, parts: int = 1) -> str | None:
 
 
 def listed(folder: pathlib.Path) -> bool:
-  """Whether a folder has checksums."""
+  """Returns whether a folder has checksums."""
   return (folder / FILE_NAME).is_file()
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says about the data: the next batch, and which data the run has seen."""
+"""The state of the data in a checkpoint: the next batch, and the fingerprint of the data."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -8,7 +8,7 @@ Content = Sequence[dict[str, Any]]
 
 
 class KnownContent(Protocol):
-  """A feed that knows what it reads.
+  """A feed that identifies its data.
 
   Attributes:
     content: of each data set, 'fingerprint', which differs where the content does, and 'about' in
@@ -19,19 +19,19 @@ class KnownContent(Protocol):
 
 
 def position(next_batch: int, feed: Any) -> dict[str, Any]:
-  """What a checkpoint says: the batch that no step has seen yet, and the data that it is of."""
+  """Returns the state for a checkpoint: the next batch, and the content of the feed."""
   content = content_of(feed)
   known = {'data': [dict(part) for part in content]} if content else {}
   return {'next_batch': next_batch, 'batch_size': getattr(feed, 'batch_size', None), **known}
 
 
 def content_of(feed: Any) -> Content:
-  """What a feed knows of its data; () where it does not say."""
+  """Returns the content of a feed; () if it does not identify its data."""
   return getattr(feed, 'content', ())
 
 
 def next_batch(data: dict[str, Any], feed: Any) -> int:
-  """The batch to go on with, so that no example is repeated or left out.
+  """Returns the batch to continue with, so that no example is repeated or left out.
 
   Raises:
     ValueError: the batch size has changed and the next example does not begin a batch.
@@ -60,7 +60,7 @@ def check_same_data(
     allow_other: go on with other data.
 
   Returns:
-    What should be told, or ''.
+    A line to print, or ''.
 
   Raises:
     ValueError: the data is not the same, and that is not allowed.

@@ -1,7 +1,7 @@
-"""An evaluation that is due is made, even if the run ended in the middle of it.
+"""Remembers an evaluation that is due, so that it is made even if the run ended during it.
 
-A checkpoint is written before the evaluation of its step. Should that fail, a run that is started
-again would find all steps made and call itself finished.
+A checkpoint is written before the evaluation of its step. If that failed, a restarted run would
+find all steps made and end.
 """
 
 import json
@@ -13,21 +13,21 @@ FILE_NAME = 'evaluating.json'
 
 
 class DueEvaluation:
-  """MODEL_DIR/evaluating.json, which is there from when an evaluation is due until it is made."""
+  """MODEL_DIR/evaluating.json, which exists while an evaluation is due."""
 
   def __init__(self, model_dir: str | pathlib.Path, *, writes: bool = True):
     """Of several processes, only the first `writes`."""
     self._path, self._writes = pathlib.Path(model_dir) / FILE_NAME, writes
 
   def is_owed(self, step: int) -> bool:
-    """Whether the evaluation of this step was begun and not made."""
+    """Returns whether the evaluation of this step was begun and not finished."""
     try:
       return json.loads(self._path.read_text(encoding='utf-8')) == {'step': step}
     except (FileNotFoundError, ValueError):
       return False
 
   def begin(self, step: int):
-    """Says that the evaluation of a step is due; to be called before its checkpoint is written."""
+    """Records that the evaluation of a step is due; call it before the checkpoint is written."""
     if not self._writes:
       return
     try:
@@ -37,6 +37,6 @@ class DueEvaluation:
       raise disk.disk_error(FILE_NAME, self._path.parent, error.errno, way_out) from error
 
   def done(self):
-    """Says that it is made."""
+    """Records that the evaluation is finished."""
     if self._writes:
       self._path.unlink(missing_ok=True)

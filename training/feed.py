@@ -56,7 +56,7 @@ class TokenFeed:
     return stream.num_examples(self.task_name, self.split)
 
   def check(self):
-    """Looks at the split before its first batch is wanted.
+    """Checks the split before its first batch is read.
 
     Raises:
       TokenDataError: it is not there or empty, or not all of its shards are whole.
@@ -121,7 +121,7 @@ class MixedFeed:
     return MixedFeed(*self._feeds, self._rate, host=index, num_hosts=count)
 
   def check(self):
-    """Looks at both splits; see `TokenFeed.check`."""
+    """Checks both splits; see `TokenFeed.check`."""
     for feed in self._feeds:
       feed.check()
 

@@ -80,7 +80,7 @@ def is_first() -> bool:
 
 @contextlib.contextmanager
 def only_run_in(folder: str | os.PathLike, kind: str = 'run') -> Iterator[None]:
-  """Holds the lock of a folder; of several processes the first does, and all end if it may not.
+  """Holds the lock of a folder, in the first process; all processes fail if it cannot.
 
   Raises:
     FolderInUseError: another run works there.
@@ -114,7 +114,7 @@ def to_host(tree: Any) -> Any:
 
 
 def first_of_all(look: Callable[[int, int], str | None]) -> str | None:
-  """What the first process that finds something finds; None where none does. All have to call it.
+  """Returns the result of the first process whose `look` gives one, else None; all must call it.
 
   Args:
     look: called with the index of a process and their number, returns what it finds, in words.

@@ -1,4 +1,4 @@
-"""Local folders under names that Orbax and TensorStore take literally.
+"""Gives Orbax and TensorStore local folders under names that they take literally.
 
 Orbax looks for its own files by glob, folder included: `album [2024]` finds nothing, so the arrays
 are never gathered, and `a*b` also finds those of `aXb`. TensorStore takes a backslash for a slash
@@ -20,7 +20,7 @@ _PATH_MAX, _NAME_MAX = 4096, 255
 
 
 def is_literal(path: str | pathlib.Path) -> bool:
-  """Whether Orbax and TensorStore take a path as it is written."""
+  """Returns whether Orbax and TensorStore take a path literally."""
   try:
     os.fspath(path).encode('utf-8')
   except UnicodeEncodeError:
@@ -29,7 +29,7 @@ def is_literal(path: str | pathlib.Path) -> bool:
 
 
 def literal(folder: str | pathlib.Path) -> pathlib.Path:
-  """The folder's full path, or that of a link to it which holds none of the characters above.
+  """Returns the folder's full path, or that of a link to it with a plain name.
 
   The links lie in a temporary folder of this process and are removed at its end.
 
@@ -42,7 +42,7 @@ def literal(folder: str | pathlib.Path) -> pathlib.Path:
 
 
 def check_length(folder: pathlib.Path):
-  """Raises ValueError where files below a folder would have paths that no system call takes."""
+  """Refuses (ValueError) a folder whose files would have paths that are too long."""
   length = len(os.fsencode(folder))
   too_long = [name for name in folder.parts if len(os.fsencode(name)) > _NAME_MAX]
   if too_long:
@@ -58,7 +58,7 @@ def check_length(folder: pathlib.Path):
 
 
 def check_for_t5x(model_dir: str | None):
-  """Refuses a MODEL_DIR that T5X's first save, after minutes, would fail on or be lost in.
+  """Refuses a MODEL_DIR in which T5X's first save would fail or could not be read.
 
   Raises:
     ValueError: it is relative or has '..' in it, or Orbax would take its name for a pattern.

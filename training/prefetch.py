@@ -81,7 +81,7 @@ class Prefetcher:
     return False
 
   def next(self, give_up: Callable[[], bool] = lambda: False) -> Any:
-    """The next batch, as `place` left it; None where it does not come and `give_up` says so.
+    """Returns the next batch, as `place` left it; None if `give_up` is true before it comes.
 
     Raises:
       StopIteration: the feed has ended.

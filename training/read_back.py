@@ -16,7 +16,7 @@ _CACHE_BYTES = 1 << 26
 
 
 class ReadBackError(disk.DiskError):
-  """What a checkpoint's files hold is not what was saved."""
+  """A checkpoint's files do not hold what was saved."""
 
 
 def check(folder: pathlib.Path, tree: Any):
@@ -24,8 +24,8 @@ def check(folder: pathlib.Path, tree: Any):
 
   Args:
     folder: Orbax's, `state`.
-    tree: the arrays; of those that are no NumPy arrays, shape and dtype alone are compared, since
-      other processes may hold them.
+    tree: the arrays. Only shape and dtype are compared of those that are not NumPy arrays, because
+      other processes may hold a part of them.
 
   Raises:
     ReadBackError: one is missing or differs; names it.

@@ -1,7 +1,7 @@
-"""What may go into a style model: text that is text, audio that is finite, embeddings likewise.
+"""Checks of what goes into a style model: valid text, finite audio, finite embeddings.
 
-The one rule for prompts: whatever embeds, mixes or tokenizes a style checks it here, so that no
-NaN ever becomes style tokens, which would be those of an arbitrary style.
+All code that embeds, mixes or tokenizes a style checks it here, so that NaN never becomes style
+tokens, which would be those of an arbitrary style.
 """
 
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ _SILENT_PEAK = 1e-4
 
 
 class StyleError(ValueError):
-  """A style that cannot be used; the message says why and what would do."""
+  """A style cannot be used; the message says why and what to change."""
 
 
 def check_unicode(text: str, what: str):
-  """Refuses what no UTF-8 can write, such as an argument of the command line in Latin-1.
+  """Refuses text that UTF-8 cannot encode, such as a command-line argument in Latin-1.
 
   Args:
     text: to check.
-    what: it is, for the message.
+    what: name of the value in the message.
 
   Raises:
     StyleError: it has a lone surrogate.
@@ -47,7 +47,7 @@ def check_prompt_text(text: str, what: str, max_chars: int = MAX_PROMPT_CHARS):
 
   Args:
     text: to check.
-    what: it is, for the message.
+    what: name of the value in the message.
     max_chars: the longest.
 
   Raises:
@@ -69,8 +69,8 @@ def check_finite(audio: np.ndarray, what: str, sample_rate: float | None = None)
 
   Args:
     audio: to check.
-    what: it is, for the message.
-    sample_rate: Hz, to say the place in seconds, too.
+    what: name of the value in the message.
+    sample_rate: Hz, to give the place in seconds, too.
 
   Raises:
     StyleError: it has some; the first one's value and place are named.
@@ -89,7 +89,7 @@ def check_finite(audio: np.ndarray, what: str, sample_rate: float | None = None)
 
 
 def check_peak(audio: np.ndarray, what: str) -> float:
-  """The peak of finite audio, at least one sample of any shape.
+  """Returns the peak of finite audio, at least one sample of any shape.
 
   Raises:
     StyleError: it is 40 dB above full scale or more.
@@ -106,12 +106,12 @@ def check_peak(audio: np.ndarray, what: str) -> float:
 def check_audio(
   audio: np.ndarray, sample_rate: float, what: str, min_secs: float = MIN_PROMPT_SECS
 ) -> list[str]:
-  """Refuses audio that says nothing to a model; returns what its user should know of the rest.
+  """Refuses audio that cannot be used; returns warnings about other audio, such as silence.
 
   Args:
     audio: float [samples] or [samples, channels].
     sample_rate: Hz.
-    what: it is, for messages.
+    what: name of the value in messages.
     min_secs: the shortest.
 
   Raises:
@@ -130,7 +130,7 @@ def check_audio(
 
 
 def check_embeddings(embeddings: np.ndarray, what: str = 'The style embedding') -> np.ndarray:
-  """Embeddings [..., style_dim] as they came, if they are finite.
+  """Returns embeddings [..., style_dim] unchanged if they are finite.
 
   Raises:
     StyleError: one has NaN or infinite coordinates.
@@ -146,7 +146,7 @@ def check_embeddings(embeddings: np.ndarray, what: str = 'The style embedding') 
 
 
 def check_weights(weights: Sequence[float]) -> np.ndarray:
-  """Weights of a mix as float64 [N], scaled so that their sum is 1.
+  """Returns weights of a mix as float64 [N], scaled so that their sum is 1.
 
   Raises:
     StyleError: a weight is negative or not finite, or all are 0.

@@ -49,14 +49,14 @@ class TextVocabulary:
     return ids, paddings
 
   def num_chars_read(self, text: str) -> int:
-    """Characters of a text whose pieces fit into `max_text_length`; about so, as pieces fold."""
+    """Returns how many characters of a text fit into `max_text_length`, approximately."""
     pieces = self._processor.encode(text.lower(), out_type=str)
     if len(pieces) < self.max_text_length:
       return len(text)
     return min(len(text), sum(map(len, pieces[: self.max_text_length - 1])))
 
   def knows(self, text: str) -> bool:
-    """Whether a text has any piece that is not the unknown id."""
+    """Returns whether a text has any piece that is not the unknown id."""
     unknown = self._processor.unk_id()
     pieces = self._processor.encode(text.lower(), out_type=str)
     return any(self._processor.piece_to_id(piece) != unknown for piece in pieces if piece != _SPACE)
