@@ -30,7 +30,7 @@ _ASSETS_DIR = flags.DEFINE_string(
 
 def main(argv):
   if len(argv) > 1:
-    raise app.UsageError(f'What does {argv[1]!r} mean? A prompt is given by --prompt.')
+    raise app.UsageError(f'Unexpected argument {argv[1]!r}. Pass a prompt with --prompt=TEXT.')
   given = {
     'temperature': _TEMPERATURE.value,
     'top_k': _TOP_K.value,

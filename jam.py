@@ -38,17 +38,12 @@ _ASSETS_DIR = flags.DEFINE_string(
 
 def main(argv):
   if len(argv) > 1:
-    raise app.UsageError(f'What does {argv[1]!r} mean? A model is given by --bundle.')
+    raise app.UsageError(f'Unexpected argument {argv[1]!r}. Pass the model with --bundle=NAME.')
   with startup.plain_errors('jam.py', resumes=False):
     startup.begin(_ASSETS_DIR.value)
     from pipelines import jam
 
-    jam.serve(
-      _BUNDLE.value,
-      open_page=_OPEN.value,
-      osc_port=_OSC_PORT.value,
-      osc_host=_OSC_HOST.value,
-      cache=_CACHE.value,
+    options = jam.JamOptions(
       host=_HOST.value,
       port=_PORT.value,
       token=_TOKEN.value,
@@ -57,7 +52,15 @@ def main(argv):
       max_batch=_MAX_BATCH.value,
       buffer_secs=_BUFFER.value,
       seed=_SEED.value,
-      prompts=_PROMPT.value,
+      prompts=_PROMPT.value or (),
+    )
+    jam.serve(
+      _BUNDLE.value,
+      options,
+      open_page=_OPEN.value,
+      osc_port=_OSC_PORT.value,
+      osc_host=_OSC_HOST.value,
+      cache=_CACHE.value,
     )
 
 
