@@ -115,8 +115,7 @@ def _check(
   with tempfile.TemporaryDirectory() as folder:
     parse(write_model_file(pathlib.Path(folder), source.bundle), options, settings)
   run = _run_facts(options)
-  if run.partitioner is not None:
-    run.partitioner.fit(run.batch_size)
+  gin_config.check_devices()
   facts = _read_catalog(catalog, output_dir)
   identity = {field: getattr(source.bundle, field) for field in IDENTITY_FIELDS}
   if (catalog / MANIFEST_FILE).is_file():
@@ -175,7 +174,6 @@ def _run_facts(options: FinetuneOptions) -> finetune_plan.RunFacts:
     total_steps=gin_config.macro_value('TRAIN_STEPS'),
     num_microbatches=gin_config.macro_value('NUM_MICROBATCHES'),
     budget_secs=budget,
-    partitioner=gin_config.parameter_value('runs.train.partitioner'),
   )
 
 

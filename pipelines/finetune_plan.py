@@ -38,7 +38,6 @@ class RunFacts:
     total_steps: of the run.
     num_microbatches: parts of a batch.
     budget_secs: for everything; None for no limit.
-    partitioner: of the run; None where nothing is configured.
   """
 
   trainable: Any
@@ -48,7 +47,6 @@ class RunFacts:
   total_steps: int
   num_microbatches: int = 1
   budget_secs: float | None = None
-  partitioner: Any = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ from preprocessing import files as file_paths
 RUN = 'RUN'
 CONFIG_FILE = 'config.gin'
 OPERATIVE_CONFIG_FILE = 'operative_config.gin'
+PARTITIONER = 'runs.train.partitioner'
 _FOLDER = '_DIR'
 _FLAG_PREFIX = '--gin.'
 _REQUIRED = 'gin.REQUIRED'
@@ -142,17 +143,17 @@ def _check_values(shipped: dict[str, Any]):
     raise GinError(wrong)
 
 
-def _check_devices():
-  """Raises a ValueError where the devices that are there do not take the run's partitioner."""
-  for (scope, selector), bound in list(gin_internals._CONFIG.items()):
-    partitioner = bound.get('partitioner')
-    if partitioner is None or not hasattr(partitioner, 'scoped_configurable_fn'):
-      continue
-    name = f'{selector}.partitioner'
-    value = parameter_value(f'{scope}/{name}' if scope else name)
-    batch_size = macro_value('BATCH_SIZE')
-    if hasattr(value, 'fit'):
-      value.fit(batch_size if isinstance(batch_size, int) else None)
+def check_devices():
+  """Checks that the partitioner of the parsed run fits the devices of this machine.
+
+  The run itself checks it too, but gin calls it only once its feed is built, which may take minutes.
+
+  Raises:
+    ValueError: the devices do not divide into copies of the model, or the batch into shares.
+  """
+  partitioner = parameter_value(PARTITIONER)
+  if partitioner is not None:
+    partitioner.fit(macro_value('BATCH_SIZE'))
 
 
 def _macros_in(values: Iterable[Any]) -> set[str]:
@@ -271,7 +272,7 @@ def run(**arguments: Any) -> Any:
     arguments['on_start'] = lambda: print(operative_config())
   if 'operative_config' in takes:
     arguments.setdefault('operative_config', config())
-  _check_devices()  # Before the feed is built, which takes long.
+  check_devices()
   folder = macro_value('MODEL_DIR')
   writes_nothing = arguments.get('dry_run') or arguments.get('precompile')
   if writes_nothing or not folder or 'on_start' not in takes:
