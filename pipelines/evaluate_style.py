@@ -1,6 +1,6 @@
 """Measures a style model on a catalog and writes the style report; or writes its embeddings.
 
-The stages, in order: load the model and read three windows of each work; embed; retrieval, tags and
+The stages, in order: load the models and read three windows of each work; embed; retrieval, tags and
 tokens; probes, on the embeddings, on a language model's encoder states and on plain log-mel
 statistics; the map; write.
 """
@@ -20,7 +20,7 @@ from evaluation.style_report import StyleReport, write_style_report
 from models import folder_lock
 from models.musiccoca import MusicCoCa
 from pipelines.style_clips import Catalog, find_tracks, one_a_work, read_clips
-from pipelines.style_features import encoder_states, log_mel_statistics, speed
+from pipelines.style_features import ContextEncoder, encoder_states, log_mel_statistics, speed
 from preprocessing import outputs
 
 _PROMPTS = ('{}', '{} music', 'music with {}')
@@ -93,6 +93,9 @@ def evaluate_style(
   with folder_lock.locked(output_dir, 'report'):
     with stage('load'):
       model = MusicCoCa.load(style_model)
+      encoder = None
+      if depthformer is not None and options.num_encoder_works:
+        encoder = ContextEncoder.load(depthformer)
       tracks, split = find_tracks(data_dir, split)
       chosen = one_a_work(tracks, options.num_works, options.seed)
       with tqdm(total=len(chosen), desc='audio', unit='track') as bar:
@@ -112,7 +115,7 @@ def evaluate_style(
       if options.measure_speed:
         report.speed = speed(model)
     with stage('probes'):
-      _probe(report, model, catalog, audio, depthformer, options)
+      _probe(report, model, catalog, audio, encoder, options)
     with stage('map'):
       report.map = _map(catalog, audio['middle'], options)
     report.identity = _identity(model, style_model, data_dir, split, catalog)
@@ -206,7 +209,7 @@ def _probe(
   model: Any,
   catalog: Catalog,
   audio: dict[str, np.ndarray],
-  depthformer: str | None,
+  encoder: ContextEncoder | None,
   options: StyleReportOptions,
 ) -> None:
   """Probes two clips of each work; the encoder's on as many works as `num_encoder_works`."""
@@ -219,15 +222,15 @@ def _probe(
     ),
   }
   _add_probes(report, features, catalog, np.arange(len(catalog.tracks)))
-  if depthformer is None or not options.num_encoder_works:
+  if encoder is None:
     report.skipped.append({'what': 'Probes of encoder states', 'why': 'not asked for'})
     return
   order = np.random.default_rng(options.seed).permutation(len(catalog.tracks))
   rows = np.sort(order[: options.num_encoder_works])
   both = np.concatenate([rows, rows + len(catalog.tracks)])
   with tqdm(total=len(both), desc='encoder states', unit='clip') as bar:
-    states = encoder_states(depthformer, [catalog.tracks[row] for row in rows], bar.update)
-  name = f'{depthformer} encoder ({len(rows)} works)'
+    states = encoder_states(encoder, [catalog.tracks[row] for row in rows], bar.update)
+  name = f'{encoder.name} encoder ({len(rows)} works)'
   smaller = {name: states}
   if len(rows) < len(catalog.tracks):
     smaller[f'embedding ({len(rows)} works)'] = features['embedding'][both]

@@ -1,5 +1,6 @@
 """Features that a style report compares: a language model's encoder states, log-mel statistics."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 
 from models import tokens
-from models.bundle import load_bundle
+from models.bundle import Bundle, load_bundle
 from models.musiccoca import MusicCoCaConfig, frontend
 from models.spec import LiveMusicSpec
 from models.spectrostream import SpectroStream
@@ -45,15 +46,41 @@ def log_mel_statistics(
   return _in_blocks(measure, clips)
 
 
+@dataclasses.dataclass(frozen=True)
+class ContextEncoder:
+  """A language model whose encoder reads audio through the codec that it was trained on.
+
+  Attributes:
+    name: as it was given, for the report.
+    bundle: the language model.
+    codec: makes the tokens.
+  """
+
+  name: str
+  bundle: Bundle
+  codec: Any
+
+  @classmethod
+  def load(cls, name_or_path: str) -> 'ContextEncoder':
+    """Loads a bundle and its codec.
+
+    Raises:
+      FileNotFoundError: there is no such bundle or codec.
+      ValueError: it is damaged.
+    """
+    bundle = load_bundle(name_or_path)
+    return cls(name_or_path, bundle, SpectroStream.load(bundle.codec_name))
+
+
 def encoder_states(
-  name_or_path: str, tracks: Sequence[StyleTrack], on_clip: Callable[[], Any] = lambda: None
+  encoder: ContextEncoder, tracks: Sequence[StyleTrack], on_clip: Callable[[], Any] = lambda: None
 ) -> np.ndarray:
   """Mean over the context of a language model's encoder states, for two clips of each track.
 
   The style is masked: what is found was read from the codec's tokens.
 
   Args:
-    name_or_path: a bundle; its own codec makes the tokens.
+    encoder: the model and its codec.
     tracks: N tracks; the first and the last window of each, in this order: all first ones, then all
       last ones.
     on_clip: called after each clip.
@@ -61,9 +88,8 @@ def encoder_states(
   Returns:
     float32 [2 N, embed_dim].
   """
-  bundle = load_bundle(name_or_path)
+  bundle, codec = encoder.bundle, encoder.codec
   spec, model = bundle.spec, bundle.model
-  codec = SpectroStream.load(bundle.codec_name)
 
   @jax.jit
   def encode(params: Any, ids: jax.Array) -> jax.Array:

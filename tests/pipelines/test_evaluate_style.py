@@ -171,6 +171,6 @@ def test_encoder_states_see_the_codec_and_no_style(folder, monkeypatch):
   monkeypatch.setattr(style_features, 'load_bundle', lambda name: bundle)
   monkeypatch.setattr(style_features.SpectroStream, 'load', lambda name: codec)
   tracks = style_feed.style_tracks(folder, 'train')
-  states = style_features.encoder_states('toy', tracks)
+  states = style_features.encoder_states(style_features.ContextEncoder.load('toy'), tracks)
   # Ids of code 3 on levels 0 and 1: offset 2, 16 codes a level; the style's mask is not averaged.
   np.testing.assert_allclose(states, np.full([2, 1], 100 + (5 + 21) / 2))
