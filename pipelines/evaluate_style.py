@@ -1,7 +1,7 @@
 """Measures a style model on a catalog and writes the style report; or writes its embeddings.
 
-The stages, in order: load the models and read three windows of each work; embed; retrieval, tags and
-tokens; probes, on the embeddings, on a language model's encoder states and on plain log-mel
+The stages, in order: load the models and read three windows of each work; embed; retrieval, tags
+and tokens; probes, on the embeddings, on a language model's encoder states and on plain log-mel
 statistics; the map; write.
 """
 

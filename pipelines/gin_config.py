@@ -146,7 +146,7 @@ def _check_values(shipped: dict[str, Any]):
 def check_devices():
   """Checks that the partitioner of the parsed run fits the devices of this machine.
 
-  The run itself checks it too, but gin calls it only once its feed is built, which may take minutes.
+  The run itself checks it too, but only once its feed is built, which may take minutes.
 
   Raises:
     ValueError: the devices do not divide into copies of the model, or the batch into shares.
