@@ -4,10 +4,9 @@ Headers are compared with the places of chunks and frames; nothing is decoded.
 """
 
 import dataclasses
-import mmap
 import struct
 
-from preprocessing.sliced_file import Part
+from preprocessing.sliced_file import FileBytes, Part
 
 _NO_SIZE = (0, 0x7FFFFFFF, 0xFFFFFFFF)
 # A FLAC file begins with its name and a STREAMINFO block of 34 bytes.
@@ -35,7 +34,7 @@ def read_riff(path: str) -> Joined:
   Raises:
     OSError: the file cannot be read.
   """
-  with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+  with FileBytes(path) as data:
     begins = [0]
     while (end := _riff_end(data, begins[-1])) is not None and end < len(data):
       # Odd sizes are padded, or not.
@@ -48,24 +47,24 @@ def read_riff(path: str) -> Joined:
     return _data_size(data) if data[:4] == b'RIFF' else Joined()
 
 
-def _is_riff(data: mmap.mmap, at: int) -> bool:
+def _is_riff(data: FileBytes, at: int) -> bool:
   name, kind = data[at : at + 4], data[at + 8 : at + 12]
   return (name, kind) in ((b'RIFF', b'WAVE'), (b'FORM', b'AIFF'), (b'FORM', b'AIFC'))
 
 
-def _riff_end(data: mmap.mmap, begin: int) -> int | None:
+def _riff_end(data: FileBytes, begin: int) -> int | None:
   if not _is_riff(data, begin):
     return None
   order = '<' if data[begin : begin + 4] == b'RIFF' else '>'
-  (size,) = struct.unpack_from(f'{order}I', data, begin + 4)
+  (size,) = struct.unpack(f'{order}I', data[begin + 4 : begin + 8])
   return None if size in _NO_SIZE else begin + 8 + size
 
 
-def _data_size(data: mmap.mmap) -> Joined:
+def _data_size(data: FileBytes) -> Joined:
   """Whether the size of a WAV file's data chunk agrees with what follows it."""
   place, size = 12, len(data)
   while place + 8 <= size:
-    name, length = struct.unpack_from('<4sI', data, place)
+    name, length = struct.unpack('<4sI', data[place : place + 8])
     end = place + 8 + length
     if name == b'data':
       break
@@ -90,8 +89,8 @@ def _data_size(data: mmap.mmap) -> Joined:
   return Joined()
 
 
-def _is_chunk(data: mmap.mmap, place: int) -> bool:
-  name, length = struct.unpack_from('<4sI', data, place)
+def _is_chunk(data: FileBytes, place: int) -> bool:
+  name, length = struct.unpack('<4sI', data[place : place + 8])
   printable = all(0x20 <= byte < 0x7F for byte in name)
   return printable and place + 8 + length <= len(data) + 1
 
@@ -103,7 +102,7 @@ def flac_begins(path: str) -> list[int]:
     OSError: the file cannot be read.
   """
   found = []
-  with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+  with FileBytes(path) as data:
     place = data.find(_FLAC)
     while place >= 0:
       if data[place : place + 8] in _FLAC_HEADS and _is_streaminfo(data[place + 8 : place + 42]):

@@ -7,13 +7,12 @@ followed; FFmpeg is given an open file and may open no other, nor use any networ
 
 import contextlib
 import dataclasses
-import mmap
 from collections.abc import Iterator
 
 import numpy as np
 
 from preprocessing.mpeg_frames import tag_size
-from preprocessing.sliced_file import Part, SlicedFile
+from preprocessing.sliced_file import FileBytes, Part, SlicedFile
 
 # First bytes, at which place, and FFmpeg's demuxer.
 _HEADS = (
@@ -112,7 +111,7 @@ def _by_heads(head: bytes, heads) -> str:
 
 def adts_damage(path: str) -> str:
   """Returns where a local ADTS file (AAC) has bytes that belong to no frame; '' if nowhere."""
-  with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+  with FileBytes(path) as data:
     place = begin = tag_size(data[:10])
     kind = data[begin : begin + 2]
     while place + 7 <= len(data):

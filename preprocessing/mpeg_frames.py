@@ -6,11 +6,9 @@ a pipe), and without one a decoder guesses by size and bit rate.
 """
 
 import dataclasses
-import mmap
-import os
 import struct
 
-from preprocessing.sliced_file import Part
+from preprocessing.sliced_file import FileBytes, Part
 
 # kbit/s by (MPEG-1 or not, layer); the first is "free", which says no length.
 _BITRATES = {
@@ -184,25 +182,20 @@ def read_frames(path: str) -> MpegFrames | None:
   Raises:
     OSError: the file cannot be read.
   """
-  size = os.path.getsize(path)
-  if not size:
-    return None
-  with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+  with FileBytes(path) as data:
     return _Walk(data).result()
 
 
 def begins_as_frames(path: str) -> bool:
   """Returns whether a local file begins with MPEG audio frames, or with a tag and frames."""
-  if not os.path.getsize(path):
-    return False
-  with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+  with FileBytes(path) as data:
     return _Walk(data).begins()
 
 
 class _Walk:
   """One walk through a file's bytes."""
 
-  def __init__(self, data: mmap.mmap):
+  def __init__(self, data: FileBytes):
     self._data, self._size = data, len(data)
     self._first: FrameHeader | None = None
     self._count = self._num_bytes = self._num_infos = 0

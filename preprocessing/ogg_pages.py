@@ -5,10 +5,10 @@ headers. libsndfile reads only the first.
 """
 
 import dataclasses
-import mmap
-import os
 import struct
 import zlib
+
+from preprocessing.sliced_file import FileBytes
 
 _HEAD = 27
 _FIRST, _LAST = 2, 4
@@ -61,19 +61,17 @@ def read_pages(path: str) -> OggPages | None:
   Raises:
     OSError: the file cannot be read.
   """
-  size = os.path.getsize(path)
-  if size < _HEAD:
-    return None
-  with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-    return _walk(data, size) if data[:4] == b'OggS' else None
+  with FileBytes(path) as data:
+    return _walk(data) if data[:4] == b'OggS' else None
 
 
-def _walk(data: mmap.mmap, size: int) -> OggPages:
+def _walk(data: FileBytes) -> OggPages:
+  size = len(data)
   links: list[dict] = []
   sequences: dict[int, int] = {}
   place, damage, complete, in_headers = 0, '', True, False
   while place < size:
-    page = _page(data, place, size)
+    page = _page(data, place)
     if page is None:
       complete = False
       if data.find(b'OggS', place + 1) >= 0:
@@ -131,21 +129,22 @@ def _link(found: dict) -> OggLink:
   )  # fmt: skip
 
 
-def _page(data: mmap.mmap, place: int, size: int):
+def _page(data: FileBytes, place: int):
   """(end, flags, granule, serial, number, place of the body), None where no whole page is."""
-  if data[place : place + 5] != b'OggS\0' or place + _HEAD > size:
+  head = data[place : place + _HEAD]
+  if head[:5] != b'OggS\0' or len(head) < _HEAD:
     return None
-  flags, granule, serial, number, _, segments = struct.unpack_from('<BqIIIB', data, place + 5)
+  flags, granule, serial, number, _, segments = struct.unpack_from('<BqIIIB', head, 5)
   body = place + _HEAD + segments
   end = body + sum(data[place + _HEAD : body])
-  return (end, flags, granule, serial, number, body) if end <= size else None
+  return (end, flags, granule, serial, number, body) if end <= len(data) else None
 
 
-def _checks(data: mmap.mmap, place: int, end: int) -> bool:
+def _checks(data: FileBytes, place: int, end: int) -> bool:
   """Whether a page's CRC-32 (polynomial 0x04c11db7, not reflected, from 0) is right."""
   page = bytearray(data[place:end])
-  (told,) = struct.unpack_from('<I', page, 22)
+  (written,) = struct.unpack_from('<I', page, 22)
   page[22:26] = bytes(4)
   # zlib's CRC goes from the lowest bit on: with all bits turned round it is the same sum.
   value = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-  return int(f'{value:032b}'[::-1], 2) == told
+  return int(f'{value:032b}'[::-1], 2) == written
