@@ -48,6 +48,7 @@ class Track:
     tradition: musical tradition, '' where unknown (`music_terms`).
     caption: a sentence that describes the music, '' where unknown.
     licence: `licences.licence_name` of what is tagged, '' where unknown.
+    attribution: whom the licence asks to be named, and how; '' where unknown.
     source: where the corpus says the file is from.
     split: 'train', 'validation', 'test' or '' before `splits.assign_splits`.
     recording: what near-duplicates share: the start of the least sha256 among them; '' for none.
@@ -70,6 +71,7 @@ class Track:
   tradition: str = ''
   caption: str = ''
   licence: str = ''
+  attribution: str = ''
   source: str = ''
   split: str = ''
   recording: str = ''

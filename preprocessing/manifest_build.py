@@ -221,7 +221,7 @@ def _track(
     'title': facts.title or re.sub(r'^\d{1,3}[ ._-]+', '', stem),
     'artist': facts.artist, 'album': facts.album, 'work': facts.work, 'genre': facts.genre,
     'tags': facts.tags, 'tradition': facts.tradition, 'caption': facts.caption,
-    'licence': facts.licence, 'source': source, 'split': '',
+    'licence': facts.licence, 'attribution': '', 'source': source, 'split': '',
     'vocal': music_terms.vocal_from(facts.vocal, (), facts.language, bool(facts.lyrics)),
   }  # fmt: skip
   if before is not None:

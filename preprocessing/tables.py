@@ -19,7 +19,7 @@ from preprocessing.splits import SPLITS
 
 # Fields that a table may set, and those that find the track.
 FACTS = ('title', 'artist', 'album', 'work', 'genre', 'tags', 'vocal', 'tradition', 'caption',
-         'licence', 'source', 'split')  # fmt: skip
+         'licence', 'attribution', 'source', 'split')  # fmt: skip
 KEYS = ('path', 'track_id')
 DROP = 'drop'
 # In a mapping: a column whose name is near a field's, and that is not meant.

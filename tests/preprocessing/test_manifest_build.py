@@ -197,7 +197,9 @@ def test_a_table_says_it_better_than_the_tags(album, tmp_path):
 def test_an_earlier_manifest_with_changes(album, tmp_path):
   tracks, _ = _build(album)
   tracks = [
-    dataclasses.replace(track, caption=f'by hand {n}', track_id=f'own{n}', split='train')
+    dataclasses.replace(
+      track, caption=f'by hand {n}', track_id=f'own{n}', split='train', attribution='name me'
+    )
     for n, track in enumerate(tracks)
   ]
   manifest.write_manifest(tmp_path / 'old.jsonl', tracks)
@@ -207,12 +209,16 @@ def test_an_earlier_manifest_with_changes(album, tmp_path):
   (album / '2.flac').rename(album / 'moved' / 'two.flac')
   _write(album / '9.flac', 9, title='Piece 9')
   changes = tmp_path / 'changes.jsonl'
-  changes.write_text('{"track_id": "own0", "genre": "Jazz"}\n{"track_id": "own3", "drop": true}\n')
+  changes.write_text(
+    '{"track_id": "own0", "genre": "Jazz", "attribution": "X"}\n'
+    '{"track_id": "own3", "drop": true}\n'
+  )
   tracks, rejects = _build(album, earlier=str(tmp_path / 'old.jsonl'), table=str(changes))
   found = {track.track_id: track for track in tracks}
   assert len(found) == 3
   assert (found['own0'].caption, found['own0'].genre) == ('by hand 0', 'Jazz')
   assert (found['own2'].caption, found['own2'].split) == ('by hand 2', 'train')
+  assert [found[name].attribution for name in ('own0', 'own2')] == ['X', 'name me']
   assert found['own2'].path == str(album / 'moved' / 'two.flac')
   new = next(track for track in tracks if track.title == 'Piece 9')
   assert (new.caption, new.split, new.track_id) == ('', '', new.sha256[:16])
