@@ -16,6 +16,8 @@ PACKAGES = [
   'models.spectrostream',
   'pipelines',
   'preprocessing',
+  'recipes',
+  'recipes.recorded_music',
   'tasks',
   'training',
 ]
@@ -73,6 +75,7 @@ setuptools.setup(
     'models.musiccoca': ['bundled/*'],
     'models.musicnn': ['bundled/*'],
     'models.spectrostream': ['bundled/*'],
+    'recipes.recorded_music': ['*.csv', '*.md'],
     'woodshed_files.gin': ['*/*.gin'],
   },
   py_modules=['prepare', 'train', 'finetune', 'eval', 'generate', 'jam', 'plan'],

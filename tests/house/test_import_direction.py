@@ -14,6 +14,7 @@ MAY_IMPORT = {
   **{room: {'models'} for room in MIDDLE},
   'evaluation': {'models', *MIDDLE},
   'pipelines': {'models', 'evaluation', *MIDDLE},
+  'recipes': {'models', 'evaluation', 'pipelines', *MIDDLE},
 }
 # The data feed is where training meets the task registry; modules that are commands themselves take
 # their start from the one place that has it.

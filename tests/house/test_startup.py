@@ -37,7 +37,10 @@ def test_help_names_the_flags_without_heavy_imports(script):
 
 def _commands():
   """Root scripts, and modules of the rooms that are run by `python -m`."""
-  rooms = ('models', 'tasks', 'preprocessing', 'inference', 'training', 'evaluation', 'pipelines')
+  rooms = (
+    'models', 'tasks', 'preprocessing', 'inference', 'training', 'evaluation', 'pipelines',
+    'recipes',
+  )  # fmt: skip
   scripts = [ROOT / f'{script}.py' for script in SCRIPTS]
   for path in [*scripts, *sorted(path for room in rooms for path in (ROOT / room).rglob('*.py'))]:
     tree = ast.parse(path.read_text())

@@ -1,0 +1,1 @@
+"""Recorded music under free licences, taken from Debian packages, and synthetic music beside it."""
