@@ -16,7 +16,11 @@ from pipelines import gin_config
 from preprocessing import demo_corpus
 
 ROOT = pathlib.Path(__file__).parents[2]
-PAGES = ('README.md', *(f'docs/{path.name}' for path in sorted((ROOT / 'docs').glob('*.md'))))
+PAGES = tuple(
+  path.relative_to(ROOT).as_posix()
+  for pattern in ('README.md', 'docs/*.md', 'recipes/*/README.md')
+  for path in sorted(ROOT.glob(pattern))
+)
 
 # What is run, in this order: the beginning of each command, and what is added to make it short.
 RUN = {
@@ -43,6 +47,7 @@ RUN = {
 NOT_RUN = {
   'python -m benchmarks.truth': 'takes minutes',
   'python -m preprocessing.demo_corpus': 'takes minutes for 60 works; its flags are looked up',
+  'python -m recipes.recorded_music.': 'needs a mirror of Debian; tests/recipes runs small ones',
   'python -m t5x.': 'needs T5X, which is not on PyPI',
   'python eval.py --compare': 'needs two finished reports; tests/evaluation runs it',
   'python eval.py --gin_file=gin/runs/eval.gin': 'takes minutes; test_evaluate runs a small one',
