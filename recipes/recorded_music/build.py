@@ -251,12 +251,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   with startup.plain_errors('recorded_music'):
     startup.begin()
     outputs.check_folder(args.output_dir)
-    if args.deb_dir and not os.path.isdir(args.deb_dir):
-      raise FileNotFoundError(f'deb_dir={args.deb_dir} is not a folder.')
     outcome = build(
       args.output_dir,
       table.tracks(*args.set, path=pathlib.Path(args.table)),
-      deb_dir=pathlib.Path(args.deb_dir) if args.deb_dir else None,
+      deb_dir=packages.given_folder(args.deb_dir),
       keep_packages=args.keep_packages,
     )
     print(f'{args.output_dir}: {outcome}')

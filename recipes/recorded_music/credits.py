@@ -7,7 +7,7 @@ import argparse
 import itertools
 from collections.abc import Iterable, Sequence
 
-from preprocessing import files
+from preprocessing import files, outputs
 from recipes.recorded_music import table
 from recipes.recorded_music.table import Piece
 
@@ -79,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
   with startup.plain_errors('credits', resumes=False):
     startup.begin()
+    outputs.check_file(args.output)
     files.write_whole(args.output, page(table.tracks(*args.set)).encode())
 
 

@@ -4,6 +4,7 @@
 against their signed lists; it needs no rights of root. `dpkg-deb` unpacks it.
 """
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -58,6 +59,15 @@ def download(package: str, folder: pathlib.Path) -> pathlib.Path:
     ) from error
   finally:
     shutil.rmtree(partial, ignore_errors=True)
+
+
+def given_folder(path: str | None) -> pathlib.Path | None:
+  """Returns the folder that --deb_dir names, None without one; refuses what is not a folder."""
+  if path is None:
+    return None
+  if not os.path.isdir(path):
+    raise FileNotFoundError(f'deb_dir={path!r} is not a folder; give one that holds .deb files.')
+  return pathlib.Path(path)
 
 
 def find(package: str, folder: pathlib.Path) -> pathlib.Path | None:

@@ -179,10 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   with startup.plain_errors('synthetic'):
     startup.begin()
     outputs.check_folder(args.output_dir)
-    if args.deb_dir and not os.path.isdir(args.deb_dir):
-      raise FileNotFoundError(f'deb_dir={args.deb_dir} is not a folder.')
-    deb_dir = pathlib.Path(args.deb_dir) if args.deb_dir else None
-    failed = make(args.output_dir, args.hours, deb_dir=deb_dir)
+    failed = make(args.output_dir, args.hours, deb_dir=packages.given_folder(args.deb_dir))
     for name, why in failed.items():
       print(f'set aside: {name}: {why}')
     if failed:

@@ -6,6 +6,7 @@ owed to whom. `tracks.csv` is the table; everything else of this folder follows 
 
 import csv
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -116,12 +117,18 @@ def read_table(path: pathlib.Path = TABLE_FILE) -> list[Piece]:
 
   Raises:
     ManifestError: lists all faults by line and column.
+    FileNotFoundError: there is no such file.
   """
-  with open(path, encoding='utf-8', newline='') as file:
-    reader = csv.DictReader(file, strict=True)
-    if tuple(reader.fieldnames or ()) != _COLUMNS:
-      raise ManifestError(path, [Fault(1, '', f'the columns must be {", ".join(_COLUMNS)}')])
-    rows = [(reader.line_num, row) for row in reader]
+  if not os.path.isfile(path):
+    raise FileNotFoundError(f'{str(path)!r} is not a file; give a table of tracks.')
+  try:
+    with open(path, encoding='utf-8', newline='') as file:
+      reader = csv.DictReader(file, strict=True)
+      if tuple(reader.fieldnames or ()) != _COLUMNS:
+        raise ManifestError(path, [Fault(1, '', f'the columns must be {", ".join(_COLUMNS)}')])
+      rows = [(reader.line_num, row) for row in reader]
+  except (UnicodeDecodeError, csv.Error) as error:
+    raise ManifestError(path, [Fault(0, '', f'not CSV in UTF-8: {error}')]) from error
   faults = [fault for line, row in rows for fault in _row_faults(line, row)]
   pieces = [] if faults else [_piece(row) for _, row in rows]
   faults += _twice([line for line, _ in rows], pieces)

@@ -23,6 +23,8 @@ import gin
 from pipelines import demo as demo_command
 from pipelines import export, import_style, startup
 from preprocessing import audio, demo_corpus, timbres
+from recipes.recorded_music import build as recorded_music
+from recipes.recorded_music import credits, synthetic
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Kinds of paths: what stands there if all is well.
@@ -126,6 +128,12 @@ MODULES = {
                   ['--num_works=1', '--secs_per_work=2']),
   'timbres': (timbres.main, {'output_dir': OUT_FOLDER}, {'num_clips', 'secs_per_clip', 'seed'},
               ['--num_clips=1', '--secs_per_clip=1']),
+  'recorded_music': (recorded_music.main,
+                     {'output_dir': OUT_FOLDER, 'table': FILE, 'deb_dir': FOLDER},
+                     {'set', 'keep_packages'}, ['--set=train', '--output_dir={out}']),
+  'synthetic': (synthetic.main, {'output_dir': OUT_FOLDER, 'deb_dir': FOLDER}, {'hours'},
+                ['--output_dir={out}']),
+  'credits': (credits.main, {'output': OUT_FILE}, {'set'}, ['--output={out}.wav']),
 }  # fmt: skip
 WRONG = ('missing', 'other_kind', 'empty', 'long', 'no_text', 'nul', 'forbidden')
 
@@ -190,6 +198,8 @@ def no_long_work(monkeypatch, places):
 
   monkeypatch.chdir(places)
   monkeypatch.setattr(demo_command, 'run', begun)
+  monkeypatch.setattr(recorded_music, 'build', begun)
+  monkeypatch.setattr(synthetic, 'make', begun)
   monkeypatch.setattr(loop, 'train', begun)
   monkeypatch.setattr(dataset, 'tokenize', begun)
   monkeypatch.setattr(session.LiveSession, 'next_chunk', begun)

@@ -145,6 +145,13 @@ def test_content_or_file_that_stands_twice_is_a_fault(tmp_path):
     table.read_table(_write(tmp_path / 't.csv', GOOD, GOOD | {'md5': '1' * 32}))
 
 
+@pytest.mark.parametrize('content', [b'set,split\ntrain,train\n', b'\xff\xfe', b''])
+def test_file_that_is_no_such_table_is_refused(tmp_path, content):
+  (tmp_path / 't.csv').write_bytes(content)
+  with pytest.raises(ManifestError, match='the columns must be set, split|not CSV in UTF-8'):
+    table.read_table(tmp_path / 't.csv')
+
+
 def test_unknown_set_is_refused():
   with pytest.raises(ValueError, match="set='all' is not one of"):
     table.tracks('all')
