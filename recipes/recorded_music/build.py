@@ -132,6 +132,8 @@ def build(output_dir: str | os.PathLike, pieces: Sequence[Piece], **options) -> 
     OSError: see `fetch`.
   """
   output = pathlib.Path(files.absolute(output_dir))
+  # A folder that holds something is not marked as one that scans of audio pass over.
+  (output / PACKAGES_FOLDER).mkdir(parents=True, exist_ok=True)
   with folder_lock.locked(output, 'prepare'):
     outcome = fetch(pieces, output, **options)
     if not outcome.present:

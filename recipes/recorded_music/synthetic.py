@@ -133,6 +133,8 @@ def soundfont(
   if path.is_file() and hashlib.md5(path.read_bytes()).hexdigest() == listed.md5:
     return path
   folder.mkdir(parents=True, exist_ok=True)
+  for stopped in folder.glob(f'.{path.name}.*'):  # Of a run that was killed while it wrote.
+    stopped.unlink()
   given = packages.find(sample_set.package, deb_dir) if deb_dir else None
   deb = given or packages.find(sample_set.package, folder) or download(sample_set.package, folder)
   try:

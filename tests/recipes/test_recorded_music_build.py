@@ -162,6 +162,10 @@ def test_set_is_built_with_manifest_and_credits_and_a_second_run_asks_for_nothin
   assert one.source == 'Debian plain 1-1'
   assert '| one.wav | Somebody | 2020 Somebody |' in (output / 'credits.md').read_text()
 
+  # A scan of the folder above finds the tracks, as of any folder of music.
+  found, _ = manifest.find_audio_files(tmp_path)
+  assert {str(output / piece.path) for piece in PIECES} <= set(found)
+
   before = {name: (output / name).stat().st_mtime_ns for name in _names(output) if '/' in name}
   again = build.build(output, PIECES)
   assert (again.is_complete, again.made) == (True, 0)

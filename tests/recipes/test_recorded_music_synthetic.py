@@ -76,8 +76,10 @@ def test_soundfont_is_taken_once(small_sets, tmp_path):
   paths = {synthetic.soundfont(first, tmp_path, None, download) for _ in range(2)}
   assert paths == {tmp_path / 'x.sf2'} and asked == ['a-package']
   (tmp_path / 'x.sf2').write_bytes(b'damaged')
+  (tmp_path / '.x.sf2.123').write_bytes(b'half')
   synthetic.soundfont(first, tmp_path, None, download)
   assert asked == ['a-package'] * 2 and (tmp_path / 'x.sf2').read_bytes() == CONTENT
+  assert [path.name for path in tmp_path.iterdir()] == ['x.sf2']
 
 
 def test_given_package_is_used_and_kept(small_sets, tmp_path):
