@@ -22,6 +22,9 @@ FRAMES = 7
 _AROUND = FRAMES // 2
 # With 16 filters or fewer XLA's convolutions on CPUs take 3 to 13 times as long as with 24.
 _FEWEST = 24
+# A filter that moves no pooled feature by more than this is left out; the features are about 1.
+TOLERANCE = 1e-3
+_LOUDEST = 7.0  # log10(1 + 10000 * mel power) of anything below full scale lies below.
 
 Params = dict[str, Any]
 
@@ -53,24 +56,65 @@ def shapes(num_tags: int) -> dict[str, tuple[int, ...]]:
   return found
 
 
-def pruned(params: Params) -> Params:
-  """The same network without the tall and long filters that are 0: `features` takes this tree.
+def pruned(params: Params, tolerance: float = TOLERANCE) -> Params:
+  """The same network without the tall and long filters that say nothing: `features` takes this.
 
-  Weight decay has driven most filters of the published networks to exactly 0 (in float16), 180 of
-  204 in one layer. What such a filter gives does not depend on the input. A layer keeps its live
-  filters, with 'live', their places, and 'sign', the sign of their scale, which they are multiplied
-  by.
+  Weight decay has driven most filters of the published networks to 0, 180 of 204 in one layer
+  exactly. What such a filter gives hardly depends on the input. A layer keeps the others, with
+  'live', their places, and 'sign', the sign of their scale, which they are multiplied by.
+
+  Args:
+    params: tree of `shapes`.
+    tolerance: most that leaving a filter out may move a pooled feature.
   """
-  found = dict(params)
+  found, alive = dict(params), _alive_filters(params, tolerance)
   for name in (*TALL, *LONG):
     layer = params[name]
-    kernel = np.asarray(layer['kernel'])
-    alive = np.abs(kernel).max(tuple(range(kernel.ndim - 1))) > 0
     # Live filters first, then dead ones up to the fewest.
-    live = np.argsort(~alive, kind='stable')[: max(alive.sum(), _FEWEST)]
+    live = np.argsort(~alive[name], kind='stable')[: max(alive[name].sum(), _FEWEST)]
     sign = np.where(np.asarray(layer['scale'])[live] < 0, -1, 1).astype(np.float32)
-    found[name] = {**layer, 'kernel': kernel[..., live] * sign, 'live': live, 'sign': sign}
+    kernel = np.asarray(layer['kernel'])[..., live] * sign
+    found[name] = {**layer, 'kernel': kernel, 'live': live, 'sign': sign}
   return found
+
+
+def live_channels(params: Params, tolerance: float = TOLERANCE) -> np.ndarray:
+  """Indices of the pooled features that depend on the input, int [N]; arguments of `pruned`."""
+  alive = _alive_filters(params, tolerance)
+  found = [alive[name] for name in (*TALL, *LONG)]
+  before = np.zeros(len(params[MIDDLE[0]]['bias']), bool)
+  for name in MIDDLE:
+    before = before | (_sizes(params[name]) > 0)
+    found.append(before)
+  return np.flatnonzero(np.repeat(np.concatenate(found), 2))
+
+
+def _alive_filters(params: Params, tolerance: float) -> dict[str, np.ndarray]:
+  """Which tall and long filters can move a pooled feature by more than `tolerance`.
+
+  A filter moves its channel by at most |scale| * sum |kernel| * the largest input; a channel moves
+  its own two features, and through the first convolution over time those of its channels.
+  """
+  peak = np.abs(params['input']['scale'] * _LOUDEST) + np.abs(params['input']['shift'])
+  gains = np.abs(params['pooled']['scale']).reshape(-1, 2).max(1)
+  middle = params[MIDDLE[0]]
+  paths = np.abs(middle['kernel']).sum(0) * np.abs(middle['scale'])
+  widest = len(paths)
+  after = (paths * gains[widest : widest + paths.shape[1]]).max(1)
+  alive, start = {}, 0
+  for name in (*TALL, *LONG):
+    layer = params[name]
+    reach = _sizes(layer) * np.abs(layer['scale']) * peak
+    own = slice(start, start + len(reach))
+    alive[name] = reach * np.maximum(gains[own], after[own]) > tolerance
+    start += len(reach)
+  return alive
+
+
+def _sizes(layer: Params) -> np.ndarray:
+  """Sum of the absolute values of each filter."""
+  kernel = np.abs(np.asarray(layer['kernel']))
+  return kernel.sum(tuple(range(kernel.ndim - 1)))
 
 
 def features(params: Params, log_mels: jax.Array) -> dict[str, jax.Array]:

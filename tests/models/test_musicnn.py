@@ -53,7 +53,7 @@ def test_the_spectrogram_is_that_of_librosa(golden):
 @pytest.mark.parametrize('name', NAMES)
 def test_features_and_tags_are_those_of_the_published_graph(name, golden):
   heard = Musicnn.load(name).hear(made_clip(), RATE)
-  assert heard.pooled.shape == (2, 1506)
+  assert heard.pooled.shape == (2, {'msd': 424, 'mtt': 754}[name])
   for layer in ('penultimate', 'probabilities'):
     found = getattr(heard, layer)
     np.testing.assert_allclose(found, golden[f'{name}/rounded/{layer}'], rtol=0, atol=1e-4)
@@ -61,6 +61,24 @@ def test_features_and_tags_are_those_of_the_published_graph(name, golden):
   np.testing.assert_allclose(
     heard.probabilities, golden[f'{name}/released/probabilities'], rtol=0, atol=1e-3
   )
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_filters_that_are_left_out_say_nothing(name):
+  model = Musicnn.load(name)
+  log_mels = frontend.patches(made_clip())
+  layers = {tolerance: network.pruned(model.params, tolerance) for tolerance in (0, 1e-3)}
+  # All filters that are not exactly 0, and far fewer of one network.
+  counts = {key: tree['timbre_38']['kernel'].shape[-1] for key, tree in layers.items()}
+  assert counts == {'msd': {0: 24, 1e-3: 24}, 'mtt': {0: 148, 1e-3: 72}}[name]
+  every, few = (network.features(tree, log_mels) for tree in layers.values())
+  np.testing.assert_allclose(few['pooled'], every['pooled'], rtol=0, atol=1e-3)
+  np.testing.assert_allclose(few['logits'], every['logits'], rtol=0, atol=1e-4)
+  pooled = np.asarray(every['pooled'])
+  dead = np.setdiff1d(np.arange(1506), network.live_channels(model.params))
+  np.testing.assert_allclose(pooled[0, dead], pooled[1, dead], rtol=0, atol=1e-3)
+  live = model.hear(made_clip(), RATE).pooled
+  assert (np.abs(live[0] - live[1]) > 1e-3).mean() > 0.75
 
 
 def test_bundled_files_are_whole_and_carry_their_licence():
