@@ -1,10 +1,17 @@
-"""Does the output follow the prompt? Cosines in the style model's space.
+"""Does the output follow the prompt? Cosines of outputs to prompts, in one space or another.
 
-The language model was trained on embeddings of this very space, so these figures say whether it
-obeys its own input, not whether a listener would agree; an outside embedding is another matter.
+In the style model's space, on which the language model was trained, they say whether it obeys its
+own input; in the space of a network from outside whether it sounds like the music that the prompt
+describes. A space is believed where it tells the recordings that prompts describe from each other.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
+
+RECORDINGS = 'the recordings that the prompts describe'
+SWAPPED = 'the same, one prompt on'
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -37,6 +44,45 @@ def prompt_match(outputs: np.ndarray, prompts: np.ndarray) -> dict[str, float]:
     'margin': float(own.mean() - other),
     'top1': float(np.mean(table.argmax(1) == np.arange(number))),
   }
+
+
+def match_table(
+  played: Mapping[str, np.ndarray], prompts: np.ndarray, recordings: np.ndarray | None
+) -> dict[str, Any]:
+  """How models match prompts in one space, beside recordings that do and do not.
+
+  Args:
+    played: model -> embeddings [N, D] of what it played from each prompt.
+    prompts: embeddings [N, D].
+    recordings: embeddings [N, D] of the music that each prompt describes, but not of the very clip
+      that a prompt was made of; None where there is none.
+
+  Returns:
+    {'rows': [{'name', 'kind', and what `prompt_match` gives}], 'ordered': whether the recordings
+    match their own prompts better than the next ones; None where that cannot be told}.
+  """
+  rows = [
+    {'name': name, 'kind': 'model', **prompt_match(outputs, prompts)}
+    for name, outputs in played.items()
+  ]
+  ordered = None
+  if recordings is not None:
+    own = prompt_match(recordings, prompts)
+    rows.append({'name': RECORDINGS, 'kind': 'anchor', **own})
+    if len(recordings) > 1:
+      swapped = prompt_match(np.roll(recordings, 1, axis=0), prompts)
+      rows.append({'name': SWAPPED, 'kind': 'anchor', **swapped})
+      ordered = bool(own['margin'] > swapped['margin'])
+  return {'rows': rows, 'ordered': ordered}
+
+
+def believed(spaces: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """The first space that orders its anchors; else the first that has none; else the first."""
+  for wanted in (True, None):
+    found = next((space for space in spaces if space['ordered'] is wanted), None)
+    if found is not None:
+      return found
+  return spaces[0]
 
 
 def transition_weights(num_steps: int) -> np.ndarray:

@@ -19,6 +19,7 @@ DAMAGED = 'B, overdriven with gaps'
 NOISY = 'B in noise at 10 dB'
 WHITE_NOISE = 'white noise'
 RANDOM_CODES = 'random codes'
+DECODED = 'B through the codec'
 _GAIN_DB, _GAP_SECS, _OFFSET = 12.0, 0.3, 0.05
 _NOISE_DB = 10.0
 
@@ -77,7 +78,7 @@ def misordered(
 
 def codec_name(levels: int) -> str:
   """Column of B decoded from that many RVQ levels."""
-  return f'B through the codec, {levels} levels'
+  return f'{DECODED}, {levels} levels'
 
 
 def looped(audio: np.ndarray, chunk_samples: int) -> np.ndarray:

@@ -15,6 +15,8 @@ EMBEDDINGS = {
   'chroma': ('mean and deviation of 12 pitch classes in windows of 2 s, turned to the strongest, '
              'fixed', (anchors.CORPUS, anchors.WHITE_NOISE)),
   'musiccoca': ("the style model's space, on which the language model was trained", _NOISES),
+  'musicnn': ('features of musicnn, a network of others that has heard recorded music, for each '
+              '3 s', _NOISES),
   'codec_latents': ("the codec's vectors at the model's depth, a mean for each 2 s",
                     (anchors.CORPUS, anchors.RANDOM_CODES)),
 }  # fmt: skip

@@ -1,9 +1,9 @@
-"""Named embeddings of audio that need no weights but the project's own.
+"""Named embeddings of audio that need no weights but those that come with the project.
 
 `logmel` and `chroma` are fixed statistics of windows; `musiccoca` is the style model's space, on
-which the language model was trained; `codec_latents` are the codec's vectors, at the depth that the
-language model writes, from codes rather than audio. Those of others (CLAP, VGGish, OpenL3, PaSST)
-are in `embedding_plugins`.
+which the language model was trained; `musicnn` is what a tagger of others has learnt of recorded
+music; `codec_latents` are the codec's vectors, at the depth that the language model writes, from
+codes rather than audio. Those of others (CLAP, VGGish, OpenL3, PaSST) are in `embedding_plugins`.
 """
 
 from typing import Any
@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from evaluation import spectra, tonality
+from models.musicnn import Musicnn
 
 WINDOW_SECS, HOP_SECS = 2.0, 1.0
 NUM_BANDS = 12
 # Softer than this is not heard beside the music; a lower floor would compare digital silences.
 _FLOOR_DB = -60.0
 _PERCENT = 100.0
+# Of both networks the one that tells recorded music better from the same music in noise.
+MUSICNN = 'mtt'
 _FRAME_SECS = 0.04
 
 
@@ -60,6 +63,11 @@ def musiccoca(audio: np.ndarray, sample_rate: int, style: Any) -> np.ndarray:
   """Audio -> [1, style_dim], the mean over its windows of 10 s, of unit length."""
   vector = np.asarray(style.embed_audio(audio, sample_rate), np.float64)
   return (vector / max(np.linalg.norm(vector), 1e-12))[None]
+
+
+def musicnn(audio: np.ndarray, sample_rate: int, network: Musicnn) -> np.ndarray:
+  """Audio [samples, channels] -> [patches of 3 s, features]: `Heard.pooled`."""
+  return network.hear(audio, sample_rate).pooled.astype(np.float64)
 
 
 def codec_latents(codes: np.ndarray, codebooks: np.ndarray, frame_rate: int) -> np.ndarray:

@@ -41,7 +41,8 @@ class Report:
       see `metric_table.build`.
     distances: tables of `distance_stage.measure`.
     continuity: {'rows': [{'name', 'kind', 'tempo_kept', 'key_score', 'num_clips'}], 'ordered'}.
-    adherence: {'rows': [{'name', 'own', 'other', 'margin', 'top1'}], 'num_prompts', 'ordered'}.
+    adherence: {'space', 'rows': [{'name', 'own', 'other', 'margin', 'top1'}], 'num_prompts',
+      'ordered'} of the space that is believed, and 'spaces', the same of all.
     transitions: {'pairs': [{'first', 'second', 'curves': {name: ...}}], 'step_secs', ...}.
     drift: see `pipelines.evaluation_streams.measure_drift`.
     memorization: {'rows': [...], 'run_threshold', ...}.

@@ -18,7 +18,7 @@ _MAX_SEAM_JUMP = 1.2
 # A cosine further above that to other prompts than this counts as following the prompt.
 _CLEAR_MARGIN = 0.02
 # Distances that the summary speaks of, the first that orders its anchors.
-_DISTANCES = ('kad_musiccoca', 'kad_logmel', 'kad_chroma', 'fd_logmel')
+_DISTANCES = ('kad_musicnn', 'kad_musiccoca', 'kad_logmel', 'kad_chroma', 'fd_logmel')
 # More programs than this wanted each core: times are those of the crowd.
 _BUSY = 1.5
 _RANK = {'bad': 2, 'info': 1, 'good': 0}
@@ -111,11 +111,15 @@ def _health_parts(families: Sequence[dict[str, Any]]) -> list[Part]:
   noise = figures.get(anchors.WHITE_NOISE)
   if corpus is None or noise is None:
     return []
+  # Music without treble has nearly no flatness; no model can have less than the codec gives it.
+  decoded = [own['spectral_flatness'] for name, own in figures.items()
+             if name.startswith(anchors.DECODED)]  # fmt: skip
+  reachable = corpus | {'spectral_flatness': max(corpus['spectral_flatness'], *decoded, 0.0)}
   parts = []
   for column in table['columns']:
     if column['kind'] == 'model':
       name, own = column['name'], figures[column['name']]
-      faults = signal_faults(own, corpus, noise)
+      faults = signal_faults(own, reachable, noise)
       text = ', '.join(faults) if faults else (
         f'a sound signal, flatness {own["spectral_flatness"]:.3f} (music '
         f'{corpus["spectral_flatness"]:.3f}), no clipping, no clicks at seams'
@@ -166,10 +170,13 @@ def _distance_parts(tables: Sequence[dict[str, Any]]) -> list[Part]:
 def _adherence_parts(table: dict[str, Any] | None) -> list[Part]:
   if table is None or table['num_prompts'] < 2:
     return []
+  if table['ordered'] is False:
+    return [('no figure of prompts orders its anchors here', 'info')]
+  told = '' if table['space'] == 'musiccoca' else f' over {table["space"]}'
   return [
     (
       f'{row["name"]} is {abs(row["margin"]):.3f} {"nearer to" if row["margin"] > 0 else "off"} '
-      'its own prompt',
+      f'its own prompt{told}',
       'good' if row['margin'] > _CLEAR_MARGIN else 'bad' if row['margin'] < 0 else 'info',
     )
     for row in table['rows']

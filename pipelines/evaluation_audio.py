@@ -44,7 +44,8 @@ def listen(report: Report, bench: Bench, store: Measurements, stage: Any):
     reference = evaluation_clips.reference_clips(bench, music_a, anchors.REFERENCE, 'a')
     held_out = evaluation_clips.reference_clips(bench, music_b, anchors.CORPUS, 'b')
     degraded = list(evaluation_clips.anchor_clips(bench, held_out))
-  prompts = evaluation_clips.choose_prompts(bench, held_out)
+    prompts = evaluation_clips.choose_prompts(bench, held_out)
+    following = evaluation_clips.next_parts(bench, music_b, held_out, prompts)
   with stage('playing') as bar:
     options = bench.options
     per_model = len(prompts) * options.num_seeds + min(options.num_continuations, len(held_out))
@@ -56,11 +57,13 @@ def listen(report: Report, bench: Bench, store: Measurements, stage: Any):
       for clip in evaluation_clips.played_clips(bench, number, prompts, held_out)
     ]
   with stage('measuring') as bar:
-    bar.begin(len(reference) + len(held_out) + len(degraded) + len(played), 'clip')
+    bar.begin(len(reference) + len(held_out) + len(degraded) + len(played) + len(following),
+              'clip')  # fmt: skip
     measured = meter.measure([*reference, *held_out, *degraded, *played], bar.update)
     meter.set_reference(measured)
     meter.add_closeness(measured)
-    _fill_tables(report, bench, measured, prompts, store)
+    after = meter.measure(following, bar.update)
+    _fill_tables(report, bench, measured, prompts, after, store)
   with stage('streams') as bar:
     of_b = [entry for entry in measured if entry.sample.column == anchors.CORPUS]
     _fill_streams(report, bench, meter, prompts, of_b, store, bar)
@@ -74,6 +77,7 @@ def _fill_tables(
   bench: Bench,
   measured: Sequence[Measured],
   prompts: Sequence[Prompt],
+  following: Sequence[Measured],
   store: Measurements,
 ):
   names = [source.name for source in bench.sources]
@@ -84,7 +88,7 @@ def _fill_tables(
     columns, shrinkage=bench.options.shrinkage, seed=seed
   )
   report.skipped += skipped
-  report.adherence = adherence_table(columns, names, prompts)
+  report.adherence = adherence_table(columns, names, prompts, following)
   report.continuity = continuity_table(columns, names)
   codes = {
     name: [entry.sample.codes[:, : bench.spec.context_levels] for entry in entries
@@ -144,36 +148,82 @@ def track_tags(bench: Bench, store: Measurements) -> dict[str, dict[str, str]]:
   return tags
 
 
+# Spaces in which outputs are held against prompts, the language model's own first.
+_SPACES = {
+  'musiccoca': "the style model's space, which the language model was trained on: does it obey its "
+               'input?',
+  'musicnn': 'the space of a network that has heard recorded music, centred on music A: does it '
+             "sound like the track that the prompt describes? A prompt is that track's first clip.",
+}  # fmt: skip
+
+
 def adherence_table(
-  columns: dict[str, list[Measured]], names: Sequence[str], prompts: Sequence[Prompt]
+  columns: dict[str, list[Measured]],
+  names: Sequence[str],
+  prompts: Sequence[Prompt],
+  following: Sequence[Measured],
 ) -> dict[str, Any] | None:
-  """Cosines of outputs to their prompts, beside recordings that the prompts describe."""
+  """The `adherence` of a report: cosines of outputs to prompts, in every space that can tell.
+
+  Args:
+    columns: clips by column.
+    names: of the models.
+    prompts: what was asked for.
+    following: what follows the first clip of B in the tracks of prompts.
+  """
   if not prompts:
     return None
-  rows = []
-  by_label = {prompt.label: prompt.embedding for prompt in prompts}
-  wanted = np.stack(list(by_label.values()))
-  for name in names:
-    heard = {
-      label: [e.points['musiccoca'].mean(0) for e in columns.get(name, ())
-              if e.sample.source == 'prompt' and e.sample.title == label]
-      for label in by_label
-    }  # fmt: skip
-    if all(heard.values()):
-      outputs = np.stack([np.mean(vectors, axis=0) for vectors in heard.values()])
-      rows.append({'name': name, 'kind': 'model', **adherence.prompt_match(outputs, wanted)})
-  music = {e.sample.track_id: e for e in reversed(columns.get(anchors.CORPUS, []))}
-  described = [music.get(prompt.track_id) for prompt in prompts]
-  ordered = None
+  tables = []
+  for space, about in _SPACES.items():
+    table = _prompts_in(space, columns, names, prompts, following)
+    if table is not None:
+      tables.append({'space': space, 'about': about, **table})
+  chosen = adherence.believed(tables)
+  return {
+    'num_prompts': len(prompts), 'spaces': tables,
+    **{key: chosen[key] for key in ('space', 'rows', 'ordered')},
+  }  # fmt: skip
+
+
+def _prompts_in(
+  space: str,
+  columns: dict[str, list[Measured]],
+  names: Sequence[str],
+  prompts: Sequence[Prompt],
+  following: Sequence[Measured],
+) -> dict[str, Any] | None:
+  """The table of one space; None where prompts have no place in it."""
+  heard = {e.sample.track_id: e for e in reversed(columns.get(anchors.CORPUS, []))}
+  after = {e.sample.track_id: e for e in following}
+  centre = np.float64(0)
+  if space == 'musiccoca':
+    wanted = np.stack([np.asarray(prompt.embedding, np.float64) for prompt in prompts])
+    # A text may be held against the clip itself; a sound may not.
+    after = {p.track_id: heard.get(p.track_id) for p in prompts if not p.is_sound} | after
+  else:
+    if not all(prompt.track_id in heard for prompt in prompts):
+      return None
+    if anchors.REFERENCE in columns:
+      centre = np.mean([_place_in(space, e) for e in columns[anchors.REFERENCE]], axis=0)
+    wanted = np.stack([_place_in(space, heard[prompt.track_id]) for prompt in prompts]) - centre
+  described = [after.get(prompt.track_id) for prompt in prompts]
+  recordings = None
   if all(described):
-    heard = np.stack([entry.points['musiccoca'].mean(0) for entry in described])
-    name = 'the recordings that the prompts describe'
-    rows.append({'name': name, 'kind': 'anchor', **adherence.prompt_match(heard, wanted)})
-    if len(described) > 1:
-      swapped = adherence.prompt_match(np.roll(heard, 1, axis=0), wanted)
-      rows.append({'name': 'the same, one prompt on', 'kind': 'anchor', **swapped})
-      ordered = bool(rows[-2]['margin'] > rows[-1]['margin'])
-  return {'rows': rows, 'num_prompts': len(prompts), 'ordered': ordered}
+    recordings = np.stack([_place_in(space, entry) for entry in described]) - centre
+  played = {}
+  for name in names:
+    own = [
+      [_place_in(space, e) for e in columns.get(name, ())
+       if e.sample.source == 'prompt' and e.sample.title == prompt.label]
+      for prompt in prompts
+    ]  # fmt: skip
+    if all(own):
+      played[name] = np.stack([np.mean(vectors, axis=0) for vectors in own]) - centre
+  return adherence.match_table(played, wanted, recordings)
+
+
+def _place_in(space: str, entry: Measured) -> np.ndarray:
+  return entry.points[space].mean(0)
 
 
 def continuity_table(

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from evaluation import excerpts, families
+from evaluation import embeddings, excerpts, families
 from evaluation.report import Report
 from evaluation.token_scoring import score_tokens
+from models.musicnn import Musicnn
 from pipelines.evaluation_clips import NUM_ANCHORS, Bench, open_session
 from pipelines.evaluation_options import (
   Costs,
@@ -80,13 +81,15 @@ def measure_costs(bench: Bench) -> Costs:
   noise = np.random.default_rng(0).normal(0, 0.1, [samples, spec.num_channels])
   audio = noise.astype(np.float32)
   clip = _second_time(lambda: families.measure(audio, spec.sample_rate, spec.chunk_samples), 1)
+  network = Musicnn.load(embeddings.MUSICNN)
+  heard = _second_time(lambda: embeddings.musicnn(audio, spec.sample_rate, network))
   codes = np.zeros([spec.chunk_frames, spec.target_levels], np.int32)
   decode = _second_time(lambda: bench.codec.decode(codes)) / spec.chunk_secs
   return Costs(
     excerpt=_second_time(batch) / options.batch_size,
     chunk=chunk,
-    # Embeddings cost about as much as half of the figures; anchors are decoded or encoded.
-    clip=1.5 * clip + decode * options.num_audio_secs / 2,
+    # The other embeddings cost about half of the figures; anchors are decoded or encoded.
+    clip=1.5 * clip + heard + decode * options.num_audio_secs / 2,
     decoding=decode,
     fixed=_FIXED_CLIPS * clip,
   )

@@ -4,7 +4,9 @@ Music A is the reference, held-out music B is what a perfect model would play; e
 of the clips of B. Models play in the style of tracks of B, from nothing and on from them.
 """
 
+import collections
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -22,6 +24,8 @@ from preprocessing.audio import AudioError
 from preprocessing.manifest import Track
 
 _CLIPS_PER_TRACK = 2
+# Column of clips that are held against prompts alone.
+NEXT_PARTS = 'what follows in B'
 
 
 @dataclasses.dataclass
@@ -65,7 +69,8 @@ def music_sets(data: Any, options: Any) -> tuple[list[Excerpt], list[Excerpt], s
   """Excerpts of music A and of held-out music B, and where A is from, in words.
 
   B are excerpts of held-out tracks, up to two of each. A are other held-out tracks if there are
-  enough for both, else tracks of the training set.
+  enough for both, else tracks of the training set. Excerpts of a track follow each other around its
+  middle: many recordings begin and end softly.
   """
   held_out = data.tracks()
   number = options.num_audio_tracks
@@ -84,13 +89,24 @@ def music_sets(data: Any, options: Any) -> tuple[list[Excerpt], list[Excerpt], s
 
 def _excerpts(tracks: Sequence[Track], number: int, secs: float) -> list[Excerpt]:
   """Up to `number`, a first one of each track, then a second of those that are long enough."""
-  turns = [
-    Excerpt(track, turn * secs, min(secs, track.duration_secs))
-    for turn in range(_CLIPS_PER_TRACK)
+  fit = [
+    max(1, min(_CLIPS_PER_TRACK, math.floor((track.duration_secs + 0.01) / secs)))
     for track in tracks
-    if turn == 0 or track.duration_secs >= (turn + 1) * secs - 0.01
   ]
-  return turns[:number]
+  turns = [
+    (place, turn)
+    for turn in range(_CLIPS_PER_TRACK)
+    for place, count in enumerate(fit)
+    if turn < count
+  ][:number]
+  taken = collections.Counter(place for place, _ in turns)
+  return [_part(tracks[place], turn, taken[place], secs) for place, turn in turns]
+
+
+def _part(track: Track, turn: int, count: int, secs: float) -> Excerpt:
+  """One of `count` excerpts that follow each other around the middle; all of a shorter track."""
+  start = (track.duration_secs - count * secs) / 2 + turn * secs
+  return Excerpt(track, round(max(0.0, start), 2), min(secs, track.duration_secs))
 
 
 def reference_clips(
@@ -188,11 +204,13 @@ class Prompt:
     label: what the reader sees.
     embedding: float32 [style_dim].
     track_id: the held-out track that it describes, or ''.
+    is_sound: whether it was made of that track's first clip, and not of a text.
   """
 
   label: str
   embedding: np.ndarray
   track_id: str
+  is_sound: bool = False
 
   @property
   def content(self) -> list[str]:
@@ -218,8 +236,32 @@ def choose_prompts(bench: Bench, music: Sequence[Sample]) -> list[Prompt]:
       vector = np.asarray(style.embed_text([caption]))[0]
     else:
       vector = np.asarray(style.embed_audio(clip.audio(), bench.spec.sample_rate))
-    prompts.append(Prompt(caption or f'the sound of {clip.title}', vector, clip.track_id))
+    label = caption or f'the sound of {clip.title}'
+    prompts.append(Prompt(label, vector, clip.track_id, is_sound=not caption))
   return prompts
+
+
+def next_parts(
+  bench: Bench, chosen: Sequence[Excerpt], music: Sequence[Sample], prompts: Sequence[Prompt]
+) -> list[Sample]:
+  """What follows the first clip of B in the track of each prompt, where enough follows.
+
+  Args:
+    bench: what clips are made with.
+    chosen: excerpts that `music` was made of.
+    music: clips of B.
+    prompts: whose tracks are wanted.
+  """
+  wanted = {prompt.track_id for prompt in prompts}
+  first = {clip.key for clip in first_of_each(music)}
+  known = {clip.track_id: clip for clip in reversed(music) if clip.key not in first}
+  following = []
+  for excerpt in {one.track.track_id: one for one in reversed(chosen)}.values():
+    track, end = excerpt.track, round(excerpt.start_secs + excerpt.secs, 2)
+    if track.track_id in wanted - set(known) and track.duration_secs - end >= excerpt.secs:
+      following.append(Excerpt(track, end, excerpt.secs))
+  made = reference_clips(bench, following, NEXT_PARTS, 'n')
+  return [clip for clip in (*known.values(), *made) if clip.track_id in wanted]
 
 
 def open_session(source: Source, bench: Bench, seed: int) -> LiveSession:

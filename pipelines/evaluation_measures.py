@@ -19,6 +19,7 @@ from evaluation import (
 )
 from evaluation.metric_table import Column
 from models import assets
+from models.musicnn import Musicnn
 from pipelines.clip_store import Sample
 from pipelines.evaluation_clips import Bench
 from pipelines.measurements import Measurements
@@ -54,6 +55,7 @@ class Meter:
     self.skipped: list[dict[str, str]] = []
     self._logmel: np.ndarray | None = None
     self._style: np.ndarray | None = None
+    self._musicnn = Musicnn.load(embeddings.MUSICNN)
     self._plugins: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {}
     for plugin in embedding_plugins.PLUGINS:
       try:
@@ -126,6 +128,11 @@ class Meter:
       'musiccoca',
       [*version, 'musiccoca', style.content_hash],
       lambda audio: embeddings.musiccoca(audio, rate, style),
+    )
+    yield (
+      'musicnn',
+      [*version, 'musicnn', self._musicnn.content_hash],
+      lambda audio: embeddings.musicnn(audio, rate, self._musicnn),
     )
     for name, embed in self._plugins.items():
       yield name, [*version, name], lambda audio, embed=embed: embed(audio, rate)

@@ -71,3 +71,30 @@ def test_prompt_match_by_hand():
   assert np.isnan(adherence.prompt_match(prompts[:1], prompts[:1])['margin'])
   with pytest.raises(ValueError, match='do not pair'):
     adherence.prompt_match(prompts, prompts[:2])
+
+
+def test_recordings_order_a_space_that_tells_them_apart():
+  prompts = np.eye(3)
+  near = prompts + 0.1
+  table = adherence.match_table({'tiny': near, 'deaf': np.ones([3, 3])}, prompts, near)
+  assert [(row['name'], row['kind']) for row in table['rows']] == [
+    ('tiny', 'model'), ('deaf', 'model'), (adherence.RECORDINGS, 'anchor'),
+    (adherence.SWAPPED, 'anchor'),
+  ]  # fmt: skip
+  length = np.sqrt(1.1**2 + 2 * 0.1**2)
+  assert table['rows'][0]['margin'] == pytest.approx(1 / length)
+  assert table['rows'][1]['margin'] == pytest.approx(0)
+  # One prompt on, an output is as near to one of the others as it was to its own.
+  assert table['rows'][3]['margin'] == pytest.approx((0.1 - (1.1 + 0.1) / 2) / length)
+  assert table['ordered'] is True
+  assert adherence.match_table({}, np.eye(2), np.eye(2)[::-1])['ordered'] is False
+  assert adherence.match_table({}, prompts, None) == {'rows': [], 'ordered': None}
+  assert adherence.match_table({}, prompts[:1], near[:1])['ordered'] is None
+
+
+def test_the_first_space_that_orders_its_anchors_is_believed():
+  spaces = [{'space': name, 'ordered': ordered} for name, ordered in
+            (('a', False), ('b', None), ('c', True), ('d', True))]  # fmt: skip
+  assert adherence.believed(spaces)['space'] == 'c'
+  assert adherence.believed(spaces[:2])['space'] == 'b'
+  assert adherence.believed(spaces[:1])['space'] == 'a'

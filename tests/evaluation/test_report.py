@@ -90,6 +90,7 @@ def make_clip(key, group, seconds=1.0, **options):
 @pytest.fixture(scope='module')
 def report():
   unigram = np.linspace(5.5, 6.7, LEVELS)
+  own = [{'name': 'tiny', 'kind': 'model', 'own': 0.7, 'other': 0.4, 'margin': 0.3, 'top1': 1.0}]
   clips = [
     make_clip('m0_p0', 'Prompt: church organ', chunk_secs=0.5),
     make_clip('m0_c0', 'Going on from a song', given_secs=0.25, chunk_secs=0.5),
@@ -99,8 +100,8 @@ def report():
   figures |= clips[0].figures
   music = {**figures, 'spectral_flatness': 0.01, 'pulse_clarity': 0.5, 'bandwidth_hz': 500.0}
   columns = [
-    metric_table.Column(name, kind, [own, own], ['t0', 't1'])
-    for name, kind, own in (
+    metric_table.Column(name, kind, [row, row], ['t0', 't1'])
+    for name, kind, row in (
       (anchors.REFERENCE, 'anchor', music), (anchors.CORPUS, 'anchor', music),
       ('tiny', 'model', music), (anchors.WHITE_NOISE, 'anchor', figures),
     )
@@ -154,8 +155,9 @@ def report():
     }],
     continuity={'ordered': False, 'rows': [
       {'name': 'tiny', 'kind': 'model', 'tempo_kept': 0.5, 'key_score': 0.4, 'num_clips': 2}]},
-    adherence={'num_prompts': 2, 'ordered': True, 'rows': [
-      {'name': 'tiny', 'kind': 'model', 'own': 0.7, 'other': 0.4, 'margin': 0.3, 'top1': 1.0}]},
+    adherence={'num_prompts': 2, 'ordered': True, 'space': 'musicnn', 'rows': own, 'spaces': [
+      {'space': 'musiccoca', 'about': 'obeys?', 'ordered': False, 'rows': own},
+      {'space': 'musicnn', 'about': 'sounds like it?', 'ordered': True, 'rows': own}]},
     transitions={'step_secs': 4.0, 'num_steps': 3, 'piece_secs': 2.0, 'pairs': [
       {'first': 'church organ', 'second': 'funk', 'curves': {
         'tiny': {'kind': 'model', 'to_first': [1.0, 0.5, 0.0], 'to_second': [0.0, 0.5, 1.0],
@@ -343,6 +345,20 @@ def test_no_distance_is_spoken_of_that_does_not_order_its_anchors(report):
   assert near['status'] == 'info'
 
 
+def test_prompts_are_spoken_of_in_the_space_that_orders_its_anchors(report):
+  told = verdicts.summary(report)[3]['text']
+  assert 'tiny is 0.300 nearer to its own prompt over musicnn' in told
+  table = {**report.adherence, 'space': 'musiccoca'}
+  told = verdicts.summary(dataclasses.replace(report, adherence=table))[3]['text']
+  assert 'nearer to its own prompt;' in told
+  table['ordered'] = False
+  changed = dataclasses.replace(report, adherence=table, memorization=None)
+  line = verdicts.summary(changed)[3]
+  assert line['text'] == 'Prompts and memory: no figure of prompts orders its anchors here.'
+  assert line['status'] == 'info'
+  assert any('table of prompts does not order' in text for text in verdicts.limits(changed))
+
+
 @pytest.mark.parametrize(
   'change, fault',
   [
@@ -362,6 +378,27 @@ def test_signal_faults(change, fault):
   assert len(faults) == (fault is not None)
   if fault:
     assert fault in faults[0]
+
+
+def test_a_model_is_not_asked_to_be_duller_than_the_codec(report):
+  """Music without treble: flatness 1e-6, 0.0001 through the codec, so 0.002 is not noise."""
+  def health(decoded):
+    names = [anchors.CORPUS, 'tiny', anchors.WHITE_NOISE, anchors.codec_name(16)]
+    values = dict(zip(names, (1e-6, 0.002, 0.56, decoded)))
+    kinds = {name: 'model' if name == 'tiny' else 'anchor' for name in names}
+    figures = {'rms_db': -20.0, 'silence_share': 0.0, 'clipped_share': 0.0, 'seam_jump': 0.5}
+    rows = [
+      {'key': key, 'values': {name: [own] * 3 for name in names}} for key, own in figures.items()
+    ]
+    rows.append({'key': 'spectral_flatness',
+                 'values': {name: [own] * 3 for name, own in values.items()}})  # fmt: skip
+    columns = [{'name': name, 'kind': kind} for name, kind in kinds.items()]
+    return [{'key': 'health', 'columns': columns, 'rows': rows}]
+
+  dull = dataclasses.replace(report, families=health(1e-6))
+  assert 'spectral flatness 0.002 is nearer to noise' in verdicts.summary(dull)[1]['text']
+  brighter = dataclasses.replace(report, families=health(1e-4))
+  assert 'tiny: a sound signal' in verdicts.summary(brighter)[1]['text']
 
 
 def test_svgs_take_the_ink_of_the_page():

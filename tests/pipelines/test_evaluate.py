@@ -19,7 +19,7 @@ from pipelines import evaluate as evaluate_lib
 from pipelines import evaluation_progress
 from pipelines.evaluate import EvaluationOptions, evaluate
 from pipelines.evaluation_budget import Budget, measure_costs
-from pipelines.evaluation_clips import Bench
+from pipelines.evaluation_clips import Bench, _excerpts
 from pipelines.prepared_data import HeldOutAudio
 from preprocessing.manifest import Track
 
@@ -298,8 +298,39 @@ def test_adherence_is_held_against_the_described_recordings(result):
   table = result[0].adherence
   assert [row['name'] for row in table['rows'][:2]] == ['model0', 'model1']
   assert table['num_prompts'] == 2
-  anchors = [row for row in table['rows'] if row['kind'] == 'anchor']
-  assert anchors[0]['own'] == pytest.approx(anchors[1]['other'])
+  assert [space['space'] for space in table['spaces']] == ['musiccoca', 'musicnn']
+  for space in table['spaces']:
+    anchors = [row for row in space['rows'] if row['kind'] == 'anchor']
+    assert anchors[0]['own'] == pytest.approx(anchors[1]['other'])
+    assert space['ordered'] == (anchors[0]['own'] > anchors[0]['other'])
+  believed = next(space for space in table['spaces'] if space['space'] == table['space'])
+  assert table['rows'] == believed['rows'] and table['ordered'] == believed['ordered']
+
+
+def test_distances_are_taken_over_what_has_heard_recorded_music(result):
+  tables = {table['embedding']: table for table in result[0].distances}
+  assert list(tables) == ['logmel', 'chroma', 'musiccoca', 'musicnn']
+  columns = {column['name']: column for column in tables['musicnn']['columns']}
+  assert tables['musicnn']['dim'] == 754
+  assert columns['held-out music B']['num_points'] == 4  # One patch of 3 s in each clip of 4 s.
+  kad = next(row for row in tables['musicnn']['rows'] if row['key'] == 'kad_musicnn')
+  assert kad['order'] == ['held-out music B', 'B in noise at 10 dB', 'white noise']
+
+
+@pytest.mark.parametrize(
+  'secs, wanted',
+  [
+    # A whole track that is shorter, both halves, the middle, two that meet in the middle.
+    ((3.0,), [(0, 0.0, 3.0)]),
+    ((8.0,), [(0, 0.0, 4.0), (0, 4.0, 4.0)]),
+    ((7.0, 21.0), [(0, 1.5, 4.0), (1, 6.5, 4.0), (1, 10.5, 4.0)]),
+    ((100.0, 50.0, 20.0), [(0, 46.0, 4.0), (1, 23.0, 4.0), (2, 8.0, 4.0), (0, 50.0, 4.0)]),
+  ],
+)
+def test_excerpts_lie_around_the_middle(secs, wanted):
+  tracks = [Track(str(i), '', '', length, 48_000, 2) for i, length in enumerate(secs)]
+  found = _excerpts(tracks, 4, 4.0)
+  assert [(int(one.track.track_id), one.start_secs, one.secs) for one in found] == wanted
 
 
 @pytest.mark.parametrize(
