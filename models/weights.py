@@ -3,6 +3,9 @@
 Files are written in float16 by default and read back as float32; what describes them (sizes,
 recipe, licence) travels as JSON in the header's metadata, and with it a SHA-256 of everything else
 in the file, which `load` compares. Files of older versions lack it and are read without.
+
+An array of mostly zeros is stored as three: its shape, one bit a value that says whether it is
+nonzero, and the nonzero values.
 """
 
 import hashlib
@@ -16,6 +19,9 @@ from safetensors.numpy import save_file
 
 Tree = dict[str, Any]
 _SHA256 = 'sha256'
+# What a mostly empty array is stored as, behind its name.
+_SHAPE, _PLACES, _VALUES = '#shape', '#places', '#values'
+_LEAST_STORED_SPARSELY = 4096
 
 
 def flatten(tree: Tree, prefix: str = '') -> dict[str, np.ndarray]:
@@ -55,7 +61,7 @@ def save(
       value = value.astype(dtype)
       if not np.isfinite(value).all():
         raise ValueError(f'{name} holds values that {np.dtype(dtype).name} cannot hold.')
-    arrays[name] = np.ascontiguousarray(value)
+    arrays |= _stored(name, np.ascontiguousarray(value))
   partial = path.with_suffix('.partial')
   try:
     partial.touch()  # save_file makes a file that only its owner may read; this one has its mode.
@@ -93,6 +99,10 @@ def load(path: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
     raise ValueError(
       f'{path} is damaged: it does not hold what was saved (SHA-256 differs). Copy the file again.'
     )
+  try:
+    flat = _read(flat)
+  except (KeyError, ValueError, TypeError) as error:
+    raise ValueError(f'{path} has an array whose parts do not fit: {error}') from error
   for name, value in flat.items():
     if np.issubdtype(value.dtype, np.floating):
       flat[name] = value.astype(np.float32)
@@ -100,6 +110,37 @@ def load(path: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
     return unflatten(flat), metadata
   except (TypeError, AttributeError) as error:
     raise ValueError(f'{path} has an array where others lie below its name: {error}') from error
+
+
+def _stored(name: str, value: np.ndarray) -> dict[str, np.ndarray]:
+  """The arrays that stand for one in a file."""
+  if value.size < _LEAST_STORED_SPARSELY or not np.issubdtype(value.dtype, np.floating):
+    return {name: value}
+  # By its bits, so that -0.0 comes back as it was.
+  nonzero = value.reshape(-1).view(f'u{value.itemsize}') != 0
+  if 2 * np.count_nonzero(nonzero) > value.size:
+    return {name: value}
+  return {
+    name + _SHAPE: np.array(value.shape, np.int64),
+    name + _PLACES: np.packbits(nonzero),
+    name + _VALUES: value.reshape(-1)[nonzero],
+  }
+
+
+def _read(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The inverse of `_stored`, for all arrays of a file."""
+  flat = {}
+  for name, value in arrays.items():
+    if name.endswith(_SHAPE):
+      name, shape = name.removesuffix(_SHAPE), tuple(value.tolist())
+      places, values = arrays[name + _PLACES], arrays[name + _VALUES]
+      nonzero = np.unpackbits(places, count=int(np.prod(shape))).astype(bool)
+      flat[name] = np.zeros(nonzero.size, values.dtype)
+      flat[name][nonzero] = values
+      flat[name] = flat[name].reshape(shape)
+    elif not name.endswith((_PLACES, _VALUES)):
+      flat[name] = value
+  return flat
 
 
 def content_hash(path: str | pathlib.Path) -> str:

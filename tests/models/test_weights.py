@@ -83,3 +83,26 @@ def test_what_cannot_be_written_leaves_the_old_file_alone(tmp_path, monkeypatch)
     weights.save(path, {'x': np.zeros(3)}, {})
   assert [file.name for file in tmp_path.iterdir()] == ['a.safetensors']
   assert path.read_bytes() == before
+
+
+def test_zeros_take_a_bit_each(tmp_path):
+  """Exactly what was saved comes back, negative zeros and smallest values included."""
+  sparse = np.zeros([3, 64, 64], np.float32)
+  sparse[1, ::2, 5] = np.linspace(-1, 1, 32)
+  sparse[2, 0, :3] = [-0.0, 6e-8, 0.25]
+  dense = np.linspace(0.1, 1, 4096, dtype=np.float32)
+  tree = {'a': {'sparse': sparse}, 'dense': dense}
+  path = weights.save(tmp_path / 'x.safetensors', tree, {})
+  assert path.stat().st_size < dense.size * 2 + sparse.size / 8 + 1500
+  found, _ = weights.load(path)
+  np.testing.assert_array_equal(found['a']['sparse'], sparse.astype(np.float16))
+  assert np.signbit(found['a']['sparse'][2, 0, 0])
+  np.testing.assert_array_equal(found['dense'], dense.astype(np.float16))
+  assert weights.tree_hash(found) == weights.tree_hash(tree)
+
+
+def test_parts_that_do_not_fit_are_refused(tmp_path):
+  arrays = {'a#shape': np.array([2, 3]), 'a#places': np.packbits([True] * 6)}
+  path = weights.save(tmp_path / 'x.safetensors', arrays, {})
+  with pytest.raises(ValueError, match=r'x\.safetensors has an array whose parts do not fit'):
+    weights.load(path)
