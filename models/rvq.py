@@ -194,6 +194,7 @@ def fit_residual_kmeans(
   iterations: int = 10,
   folds: int = 1,
   ranks: tuple[int, ...] | None = None,
+  weights: np.ndarray | None = None,
 ) -> np.ndarray:
   """Residual codebooks by Lloyd's k-means, one level after the other.
 
@@ -232,17 +233,21 @@ def fit_residual_kmeans(
   if ranks is not None and len(ranks) != num_levels:
     raise ValueError(f'{len(ranks)} ranks do not fit {num_levels} levels.')
   random = np.random.default_rng(seed)
-  residual, size = x[random.permutation(len(x))], len(x) // folds
+  order, size = random.permutation(len(x)), len(x) // folds
+  residual = x[order]
+  weights = np.ones(len(x), np.float32) if weights is None else weights[order].astype(np.float32)
   codebooks = []
   for level in range(num_levels):
-    part = residual[level % folds * size :][:size]
+    fold = slice(level % folds * size, (level % folds + 1) * size)
+    part, heavy = residual[fold], weights[fold]
     directions = np.eye(x.shape[1], dtype=np.float32)
     if ranks is not None:
-      directions = low_rank.span(part, ranks[level])
+      directions = low_rank.span(np.sqrt(heavy)[:, None] * part, ranks[level])
     part = part @ directions.T
     start = _starting_codes(part, codebook_size, random)
     spares = random.integers(size, size=[iterations, codebook_size])
-    codebook = _lloyd(jnp.asarray(part), jnp.asarray(start), jnp.asarray(spares)) @ directions
+    codes = _lloyd(jnp.asarray(part), jnp.asarray(heavy), start, jnp.asarray(spares))
+    codebook = codes @ directions
     residual = np.asarray(_subtract_nearest(jnp.asarray(residual), codebook))
     codebooks.append(np.asarray(codebook))
   return np.stack(codebooks)
@@ -288,14 +293,16 @@ def _starting_codes(x: np.ndarray, codebook_size: int, random: np.random.Generat
 
 
 @jax.jit
-def _lloyd(x: jax.Array, codebook: jax.Array, spares: jax.Array) -> jax.Array:
+def _lloyd(
+  x: jax.Array, weights: jax.Array, codebook: jax.Array, spares: jax.Array
+) -> jax.Array:
   """Lloyd steps on one level: [C, D] codes."""
 
   def step(codebook, spare):
     codes = _nearest_in_blocks(x, codebook)
-    counts = jax.ops.segment_sum(jnp.ones(len(x)), codes, len(codebook))
-    sums = jax.ops.segment_sum(x, codes, len(codebook))
-    means = sums / jnp.maximum(counts, 1.0)[:, None]
+    counts = jax.ops.segment_sum(weights, codes, len(codebook))
+    sums = jax.ops.segment_sum(weights[:, None] * x, codes, len(codebook))
+    means = sums / jnp.where(counts > 0, counts, 1.0)[:, None]
     return jnp.where(counts[:, None] > 0, means, x[spare]), None
 
   return jax.lax.scan(step, codebook, spares)[0]

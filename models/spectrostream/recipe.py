@@ -43,6 +43,9 @@ class CodecRecipe:
     linear_start_batches: batches that it is fitted to.
     latent_level: standard deviation that `finish` gives to latents which are not carried.
     final_folds: of the last k-means; see `rvq.fit_residual_kmeans`.
+    evenness: how much soft frames count as much as loud ones where k-means fits codebooks: squared
+      errors weigh as a latent's energy to the power of minus `evenness`, so that with 1 relative
+      errors count.
     ranks: of the levels' codebooks that k-means fits; see there. None for all directions.
   """
 
@@ -70,6 +73,7 @@ class CodecRecipe:
   linear_start_batches: int = 40
   latent_level: float = 0.2
   final_folds: int = 4
+  evenness: float = 0.0
   ranks: tuple[int, ...] | None = None
 
   def __post_init__(self):

@@ -209,10 +209,11 @@ class CodecTrainable:
     return np.concatenate([np.asarray(self._latents(params, batch)) for batch in audio])
 
   def _fit(self, x: np.ndarray, folds: int = 1) -> np.ndarray:
+    energy = np.square(x).mean(-1)
     return rvq.fit_residual_kmeans(
       x, self.spec.codec_levels, self.spec.codebook_size,
       seed=self.seed, iterations=self.recipe.kmeans_iterations, folds=folds,
-      ranks=self.recipe.ranks,
+      ranks=self.recipe.ranks, weights=(energy + _SILENCE * energy.mean()) ** -self.recipe.evenness,
     )  # fmt: skip
 
   # One step.
@@ -307,6 +308,9 @@ class CodecTrainable:
     commitment = jnp.mean(jnp.square(difference)) / jax.lax.stop_gradient(variance + 1e-6)
     return latents + jax.lax.stop_gradient(difference), commitment
 
+
+# Energy under which latents count as silent, as a share of the mean.
+_SILENCE = 1e-4
 
 # By the number of an array's axes: biases and scales; kernels [time, frequency, in, out].
 _AXES = {1: ('mlp',), 4: (None, None, 'embed', 'mlp')}

@@ -132,6 +132,27 @@ def test_kmeans_with_fewer_vectors_than_codes_is_finite_and_exact():
   np.testing.assert_allclose(decoded, x, atol=0.1)
 
 
+def test_kmeans_weighs_the_errors_of_vectors():
+  """Two codes for vectors at three places: which two of them share one?"""
+  x = np.repeat(np.float32([[0.0, 0.0], [1.0, 0.0], [2.5, 0.0]]), 20, axis=0)
+  weights = np.repeat([100.0, 100.0, 1.0], 20)
+
+  def codes(weights):
+    found = [
+      rvq.fit_residual_kmeans(x, 1, 2, seed=seed, iterations=20, weights=weights)[0]
+      for seed in range(8)
+    ]
+    cost = [
+      (weights * np.square(x[:, None] - book).sum(-1).min(1)).sum() if weights is not None
+      else np.square(x[:, None] - book).sum(-1).min(1).sum()
+      for book in found
+    ]  # fmt: skip
+    return sorted(found[int(np.argmin(cost))][:, 0].tolist())
+
+  assert codes(weights) == pytest.approx([0.0, (100 * 1.0 + 2.5) / 101])
+  assert codes(None) == pytest.approx([0.5, 2.5])
+
+
 def test_kmeans_refuses_what_it_cannot_fit():
   with pytest.raises(ValueError, match='N >= 1'):
     rvq.fit_residual_kmeans(np.zeros([0, 3]), 1, 4, seed=0)
