@@ -43,6 +43,9 @@ class LinearStart:
     input_gain: from spectrum to channels.
     crosstalk: factor on the random weights by which free channels read carried ones.
     output_crosstalk: factor on the free channels' random weights in the output layer.
+    emphasis: how much softer bins count as much as louder ones. Errors of a bin weigh as its root
+      mean square level to the power of minus `emphasis`: with 0 components keep as much energy as
+      they can, with 1 the same share of each bin's.
   """
 
   carried: tuple[int, ...] = (2, 8, 8, 24, 40, 62, 88, 112)
@@ -51,6 +54,7 @@ class LinearStart:
   input_gain: float = 0.1
   crosstalk: float = 0.3
   output_crosstalk: float = 0.1
+  emphasis: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +63,14 @@ class _Transform:
 
   forward: np.ndarray
   backward: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class _Basis:
+  """Flattened carried channels [bins * channels] @ analysis -> latents @ synthesis -> channels."""
+
+  analysis: np.ndarray
+  synthesis: np.ndarray
 
 
 def linear_start(
@@ -118,27 +130,95 @@ def _check(config: SpectroStreamConfig, start: LinearStart):
 
 def _fit(
   audio: np.ndarray, spec: LiveMusicSpec, start: LinearStart
-) -> tuple[list[_Transform], np.ndarray]:
-  """The transform of every unit and the basis [bins * channels, features] of the latent."""
+) -> tuple[list[_Transform], _Basis]:
+  """Returns the transform of every unit, and the latent's basis."""
   spectrum = stft(jnp.asarray(audio, jnp.float32), network.hop_size(spec))
   x = np.asarray(network.split_channels(spectrum)) * start.input_gain
+  weights = _bin_weights(x, start.emphasis)
   x = np.pad(x, [(0, 0), (0, 0), (0, 0), (0, start.carried[0] - 2)])
+  # Components are chosen by what they hold of the weighted spectrum; the codec transforms the plain
+  # one.
+  weighted = x * weights[:, None]
   rank, transforms = 2, []
-  for index, (st, sf) in enumerate(config_lib.ENCODER_STRIDES):
+  for index, stride in enumerate(config_lib.ENCODER_STRIDES):
     if index == config_lib.SEPARATE_ENCODER_UNITS:
-      x, rank = np.asarray(network.join_channels(x)), 2 * rank
-    batch, frames, bins, width = x.shape
-    x = x.reshape([batch, frames // st, st, bins // sf, sf, width]).transpose([0, 1, 3, 2, 4, 5])
-    x = x.reshape([batch, frames // st, bins // sf, st * sf * width])
+      x, weighted = (np.asarray(network.join_channels(part)) for part in (x, weighted))
+      rank *= 2
+    x, weighted = _blocks(x, stride), _blocks(weighted, stride)
     kept = start.carried[index + 1]
-    rank = min(rank * st * sf, kept)
+    rank = min(rank * stride[0] * stride[1], kept)
     basis = np.zeros([x.shape[-1], kept])
-    basis[:, :rank] = _principal_components(x, rank)
+    basis[:, :rank] = _principal_components(weighted, rank)
     y = x @ basis
     gain = 1 / np.sqrt(np.square(y).mean((0, 1)).max() + 1e-12)
     transforms.append(_Transform(gain * basis, basis / gain))
-    x = (gain * y).astype(np.float32)
-  return transforms, _principal_components(x.reshape([*x.shape[:2], -1]), start.features)
+    x, weighted = (gain * y).astype(np.float32), (gain * weighted @ basis).astype(np.float32)
+  metric = _metric(transforms, weights)
+  return transforms, _latent_basis(x.reshape([-1, len(metric)]), metric, start.features)
+
+
+def _bin_weights(x: np.ndarray, emphasis: float) -> np.ndarray:
+  """Weight of each bin's errors, 1 for the loudest; bins under -80 dB of it count as -80 dB.
+
+  Levels are means over a tenth of an octave or more, so that no weight follows a single partial.
+
+  Args:
+    x: spectra [..., bins, 2].
+    emphasis: see `LinearStart`.
+  """
+  bins = x.shape[-2]
+  sums = np.concatenate([[0.0], np.cumsum(np.square(x, dtype=np.float64).mean(-1).sum((0, 1)))])
+  index = np.arange(bins)
+  radius = np.maximum(2, index // 20)
+  low, high = np.maximum(0, index - radius), np.minimum(bins, index + radius + 1)
+  level = np.sqrt((sums[high] - sums[low]) / (high - low))
+  return np.maximum(level / max(level.max(), 1e-12), 1e-4) ** -emphasis
+
+
+def _blocks(x: np.ndarray, stride: tuple[int, int]) -> np.ndarray:
+  """[B, T, F, C] -> [B, T / st, F / sf, st * sf * C]."""
+  (st, sf), (batch, frames, bins, width) = stride, x.shape
+  x = x.reshape([batch, frames // st, st, bins // sf, sf, width]).transpose([0, 1, 3, 2, 4, 5])
+  return x.reshape([batch, frames // st, bins // sf, st * sf * width])
+
+
+def _metric(transforms: Sequence[_Transform], weights: np.ndarray) -> np.ndarray:
+  """Matrix [bins * channels] of the weighted squared error that errors of the last unit make."""
+  last = transforms[-1].backward.shape[1]
+  x = np.eye(last).reshape([last, 1, 1, last])
+  for index in reversed(range(len(transforms))):
+    st, sf = config_lib.ENCODER_STRIDES[index]
+    x = x @ transforms[index].backward.T
+    batch, frames, bins, width = x.shape
+    x = x.reshape([batch, frames, bins, st, sf, width // (st * sf)]).transpose([0, 1, 3, 2, 4, 5])
+    x = x.reshape([batch, frames * st, bins * sf, -1])
+    if index == config_lib.SEPARATE_ENCODER_UNITS:
+      x = np.asarray(network.split_channels(x))
+  # [last, 2 * frames, bins of the block, channels]; every block has weights of its own.
+  x = x.reshape([last, -1, *x.shape[2:]])
+  blocks = weights.reshape([-1, x.shape[2]])
+  metric = np.zeros([len(blocks), last, len(blocks), last])
+  for index, block in enumerate(blocks):
+    heard = (x * block[:, None]).reshape([last, -1])
+    metric[index, :, index] = heard @ heard.T
+  return metric.reshape([len(blocks) * last, -1])
+
+
+def _latent_basis(x: np.ndarray, metric: np.ndarray, number: int) -> _Basis:
+  """The `number` components [N, D] that leave the least error, measured by `metric` [D, D].
+
+  With R the root of the metric, they are the principal components V of x R: analysis R V, synthesis
+  V^T R^-1. The largest has a root mean square of 1.
+  """
+  values, vectors = np.linalg.eigh(metric)
+  held = values > 1e-9 * values.max()
+  values = np.sqrt(np.where(held, values, 1.0))
+  root = (vectors * np.where(held, values, 0.0)) @ vectors.T
+  inverse = (vectors * np.where(held, 1 / values, 0.0)) @ vectors.T
+  components = _principal_components(x @ root, number)
+  analysis, synthesis = root @ components, components.T @ inverse
+  level = np.sqrt(np.square(x @ analysis[:, :1]).mean() + 1e-12)
+  return _Basis(analysis / level, synthesis * level)
 
 
 def _principal_components(x: np.ndarray, number: int) -> np.ndarray:
@@ -187,7 +267,7 @@ def _set_encoder(
   config: SpectroStreamConfig,
   start: LinearStart,
   transforms: list[_Transform],
-  basis: np.ndarray,
+  basis: _Basis,
 ):
   carried, quiet = start.carried, start.crosstalk
   kernel, bias = layers.clear('encoder/base_conv_first', range(carried[0]))
@@ -226,18 +306,19 @@ def _set_encoder(
   _set_encoder_output(layers, start, basis, width)
 
 
-def _set_encoder_output(layers: _Layers, start: LinearStart, basis: np.ndarray, width: int):
+def _set_encoder_output(layers: _Layers, start: LinearStart, basis: _Basis, width: int):
   """The bottleneck leaves carried channels alone; the first latents are their components."""
   outs = start.carried[-1]
   layers.clear('encoder/bottleneck/conv2d_3x3_a', range(outs))
   _listen(*layers['encoder/bottleneck/conv2d_3x3'], np.arange(outs), start.crosstalk)
-  flat = _flat_indices(len(basis) // outs, width, outs)
+  matrix = start.latent_scale * basis.analysis
+  flat = _flat_indices(len(matrix) // outs, width, outs)
   name = 'encoder/output_convs'
   kernel, bias = layers.clear(f'{name}/conv1x1_last', range(start.features))
   # Other latents see the carried channels through the branch only, which need not be linear.
   _listen(kernel, bias, flat, 0.0)
-  kernel[0, 0, flat, : start.features] = start.latent_scale * basis
-  bias[: start.features] = -_OFFSET * start.latent_scale * basis.sum(0)
+  kernel[0, 0, flat, : start.features] = matrix
+  bias[: start.features] = -_OFFSET * matrix.sum(0)
   _listen(*layers[f'{name}/shortcut_layer/conv1x1_b1'], flat, start.crosstalk)
   layers.clear(f'{name}/shortcut_layer/conv1x1_b2', range(start.features))
 
@@ -247,7 +328,7 @@ def _set_decoder(
   config: SpectroStreamConfig,
   start: LinearStart,
   transforms: list[_Transform],
-  basis: np.ndarray,
+  basis: _Basis,
 ):
   width = config.decoder_widths[0]
   _set_decoder_input(layers, start, basis, width)
@@ -274,14 +355,14 @@ def _set_decoder(
   trainable['bias'][:] = 0
 
 
-def _set_decoder_input(layers: _Layers, start: LinearStart, basis: np.ndarray, width: int):
+def _set_decoder_input(layers: _Layers, start: LinearStart, basis: _Basis, width: int):
   """Latents to carried channels of the first stage; the last channel of each bin is constant 1."""
   carried = start.carried[-1]
-  bins = len(basis) // carried
+  bins = len(basis.analysis) // carried
   flat, constant = _flat_indices(bins, width, carried), _flat_indices(bins, width, 1) + width - 1
   fixed = np.concatenate([flat, constant])
   kernel, bias = layers.clear('decoder/input_layer/conv1x1_first', fixed)
-  kernel[0, 0, : start.features, flat] = basis / start.latent_scale
+  kernel[0, 0, : start.features, flat] = basis.synthesis.T / start.latent_scale
   bias[flat], bias[constant] = _OFFSET, 1.0
   layers.clear('decoder/input_layer/shortcut_layer/conv1x1_b2', fixed)
   unit = 'decoder/input_layers_residual_unit'

@@ -137,6 +137,62 @@ def test_the_linear_start_transmits_the_waveform(run):
   assert 10 * np.log10(np.square(scaled).sum() / np.square(scaled - y).sum()) > 10
 
 
+def test_emphasis_gives_soft_bins_their_share(run):
+  """A loud bass and a soft high tone, more of them than latents: which of them are kept?"""
+  time = np.arange(8 * SPEC.samples_per_frame)[:, None] / SPEC.sample_rate
+  rng = np.random.default_rng(3)
+
+  def tones(low, high, count):
+    return sum(
+      np.sin(2 * np.pi * (rng.uniform(low, high) * time + rng.random(2))) for _ in range(count)
+    )
+
+  audio = np.stack([0.3 * tones(60, 600, 6) + 0.01 * tones(2600, 4400, 3) for _ in range(12)])
+  kept = {}
+  for emphasis in (0.0, 1.0):
+    start = dataclasses.replace(run.trainable.recipe.linear_start, emphasis=emphasis)
+    params, _ = linear_start(
+      run.trainable.init(jax.random.key(0)), CONFIG, SPEC, audio.astype(np.float32), start
+    )
+    layer = params['decoder']['output_layer']['base_conv_last']['conv']
+    layer['kernel'] = layer['kernel'].at[:, :, start.carried[0] :].set(0.0)
+    decoded = _decode(params, run.trainable._latents(params, audio.astype(np.float32)))
+    levels = [np.abs(np.fft.rfft(x[:, 2000:-2000], axis=1)) for x in (audio, np.asarray(decoded))]
+    frequencies = np.fft.rfftfreq(audio.shape[1] - 4000, 1 / SPEC.sample_rate)
+    kept[emphasis] = [
+      float(np.square(levels[1][:, band]).sum() / np.square(levels[0][:, band]).sum())
+      for band in (frequencies < 1000, (frequencies > 2500) & (frequencies < 4500))
+    ]
+  assert kept[0.0][0] > kept[1.0][0]
+  assert kept[1.0][1] > 3 * kept[0.0][1]
+
+
+def test_the_latent_basis_leaves_the_least_weighted_error():
+  """Against random bases of the same rank, and by the eigenvalues where all weighs alike."""
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal([400, 6]) @ rng.standard_normal([6, 6])
+  root = rng.standard_normal([6, 6])
+  metric = root @ root.T
+
+  def error(analysis, synthesis, metric):
+    left = x - x @ analysis @ synthesis
+    return np.einsum('ni,ij,nj->', left, metric, left)
+
+  basis = linear_start_lib._latent_basis(x, metric, 2)
+  least = error(basis.analysis, basis.synthesis, metric)
+  for _ in range(50):
+    analysis = basis.analysis + 0.1 * rng.standard_normal([6, 2])
+    # The best synthesis for that analysis.
+    z = x @ analysis
+    assert error(analysis, np.linalg.lstsq(z, x, rcond=None)[0], metric) > least
+  np.testing.assert_allclose(np.square(x @ basis.analysis).mean(0).max(), 1, rtol=1e-5)
+  plain = linear_start_lib._latent_basis(x, np.eye(6), 2)
+  values = np.linalg.eigvalsh(x.T @ x)
+  np.testing.assert_allclose(
+    error(plain.analysis, plain.synthesis, np.eye(6)), values[:4].sum(), rtol=1e-6
+  )
+
+
 def test_free_outputs_hear_carried_inputs_softly_and_free_ones_in_full():
   rng = np.random.default_rng(0)
   kernel = rng.standard_normal([1, 1, 64, 400]) / 8
