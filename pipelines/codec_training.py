@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from models.spectrostream import SpectroStream
+from models.spectrostream.growing import check_can_grow
 from models.spectrostream.recipe import DECODER
 from models.spectrostream.training import CodecTrainable, codec_part
 from models.spectrostream.widening import check_can_widen
@@ -54,6 +55,11 @@ def train_codec(
       f'TRAIN_ONLY={DECODER!r} leaves encoder and codebooks as they are: name the codec that has '
       'them by INITIAL_CHECKPOINT_PATH.'
     )
+  elif trainable.recipe.refit_from is not None and not _has_begun(model_dir):
+    raise ValueError(
+      'refit_from says what the channels of a codec carry: name that codec by '
+      'INITIAL_CHECKPOINT_PATH.'
+    )
 
   def finish(state: TrainState, trainable: CodecTrainable, model_dir: str):
     save_codec(state, trainable, finish_feed or feed, finish_batches, model_dir)
@@ -85,7 +91,11 @@ def start_from(trainable: CodecTrainable, path: str):
     codec = SpectroStream.load(path)
     _check_spec(codec, trainable, path)
     widths = ''
-    if codec.config == trainable.config:
+    recipe = trainable.recipe
+    if recipe.refit_from is not None:
+      check_can_grow((codec.config, recipe.refit_from), (trainable.config, recipe.linear_start))
+      widths = ' its carried channels fitted anew,'
+    elif codec.config == trainable.config:
       check_same_shapes(codec_part(expected), codec.params)
     else:
       check_can_widen(codec.config, trainable.config)
@@ -97,6 +107,10 @@ def start_from(trainable: CodecTrainable, path: str):
     raise ValueError(
       f'{path} is a training run, whose latents and codebooks still move. Only the decoder of a '
       f'finished codec can be trained alone: give {path}/{WEIGHTS_FILE}.'
+    )
+  if trainable.recipe.refit_from is not None:
+    raise ValueError(
+      f'{path} is a training run. Only a finished codec is refitted: give {path}/{WEIGHTS_FILE}.'
     )
   params, step = restore_params(checkpoint)
   check_same_shapes(codec_part(expected), codec_part(params))

@@ -73,6 +73,14 @@ class _Basis:
   synthesis: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class _Carried:
+  """All that the carried channels do: the transform of every unit, and the latent's basis."""
+
+  transforms: list[_Transform]
+  basis: _Basis
+
+
 def linear_start(
   params: Tree,
   config: SpectroStreamConfig,
@@ -97,11 +105,115 @@ def linear_start(
     ValueError: the numbers of `start` do not fit the widths.
   """
   _check(config, start)
-  transforms, basis = _fit(audio, spec, start)
+  return _set(params, config, start, _fit(audio, spec, start))
+
+
+def linear_refit(
+  params: Tree,
+  config: SpectroStreamConfig,
+  spec: LiveMusicSpec,
+  audio: np.ndarray,
+  start: LinearStart,
+  old: tuple[Tree, SpectroStreamConfig, LinearStart] | None = None,
+) -> tuple[Tree, Tree]:
+  """Fits the carried channels of a trained codec to other audio; free channels keep their weights.
+
+  The components that hold the most of the new audio span a space, within which any rotation carries
+  the same. The one nearest to the old components is taken (orthogonal Procrustes, Schoenemann
+  1966), with their scales, so that free channels go on hearing about what they have learnt to read.
+
+  Args:
+    params: of a codec that began with `linear_start`; not changed.
+    config: their widths.
+    spec: sample and frame rate.
+    audio: see `linear_start`.
+    start: how many channels are carried from now on.
+    old: (parameters, widths, linear start) of the smaller codec that `params` grew from, see
+      `growing.grow`; None where it did not grow.
+
+  Returns:
+    (params, trainable) as `linear_start` does.
+
+  Raises:
+    ValueError: the numbers of `start` do not fit the widths, or the trained codec did not begin
+      with those of its own start.
+  """
+  _check(config, start)
+  before = _widened(_read(*(old or (params, config, start))), (old or (0, config, start))[2], start)
+  fitted, trainable = _set(params, config, start, _fit(audio, spec, start, before))
+  merged = jax.tree.map(
+    lambda old, new, free: jnp.where(free > 0, old, new), params, fitted, trainable
+  )
+  return merged, trainable
+
+
+def _widened(carried: _Carried, old: LinearStart, new: LinearStart) -> _Carried:
+  """The same where there are more carried channels, which add nothing."""
+  transforms = []
+  for index, (stride, transform) in enumerate(
+    zip(config_lib.ENCODER_STRIDES, carried.transforms, strict=True)
+  ):
+    sides = 2 if index == config_lib.SEPARATE_ENCODER_UNITS else 1
+    shape = [stride[0] * stride[1] * sides, old.carried[index], old.carried[index + 1]]
+    more = [(0, 0), (0, new.carried[index] - old.carried[index]), (0, 0)]
+    forward, backward = (
+      np.pad(matrix.reshape(shape), more).reshape([-1, shape[-1]])
+      for matrix in (transform.forward, transform.backward)
+    )
+    transforms.append(_Transform(forward, backward))
+  last, more = old.carried[-1], (0, new.carried[-1] - old.carried[-1])
+  analysis = carried.basis.analysis
+  analysis = np.pad(analysis.reshape([-1, last, analysis.shape[1]]), [(0, 0), more, (0, 0)])
+  synthesis = carried.basis.synthesis
+  synthesis = np.pad(synthesis.reshape([len(synthesis), -1, last]), [(0, 0), (0, 0), more])
+  basis = _Basis(
+    analysis.reshape([-1, analysis.shape[-1]]), synthesis.reshape([len(synthesis), -1])
+  )
+  return _Carried(transforms, basis)
+
+
+def _set(
+  params: Tree, config: SpectroStreamConfig, start: LinearStart, carried: _Carried
+) -> tuple[Tree, Tree]:
   layers = _Layers(params)
-  _set_encoder(layers, config, start, transforms, basis)
-  _set_decoder(layers, config, start, transforms, basis)
+  _set_encoder(layers, config, start, carried.transforms, carried.basis)
+  _set_decoder(layers, config, start, carried.transforms, carried.basis)
   return jax.tree.map(jnp.asarray, layers.params), jax.tree.map(jnp.asarray, layers.trainable)
+
+
+def _read(params: Tree, config: SpectroStreamConfig, start: LinearStart) -> _Carried:
+  """What the carried channels of a codec do: the inverse of `_set`."""
+  layers, transforms, carried = _Layers(params), [], start.carried
+  width = config.encoder_widths[0]
+  for index, (st, sf) in enumerate(config_lib.ENCODER_STRIDES):
+    unit, inputs, outs = f'encoder/encoder_{index}', np.arange(carried[index]), carried[index + 1]
+    if index == config_lib.SEPARATE_ENCODER_UNITS:
+      inputs, width = np.concatenate([inputs, width + inputs]), 2 * width
+    kt, kf = network.unit_kernel((st, sf))
+    kernel, _ = layers[f'{unit}/conv2d_{kt}x{kf}_a']
+    early, low = max(kt - st, 0), max(kf - sf, 0) // 2
+    weights = kernel[early : early + st, low : low + sf, inputs, :outs].astype(np.float64)
+    if not layers.has(f'{unit}/shortcut_layer'):
+      weights[:, :, np.arange(outs), np.arange(outs)] += 1 / (st * sf)
+    forward = weights.reshape([-1, outs])
+    # Of orthogonal columns the pseudoinverse is the transpose, each row over its squared length.
+    lengths = np.square(forward).sum(0)
+    backward = forward / np.where(lengths > 1e-12, lengths, 1.0)
+    transforms.append(_Transform(forward, backward))
+    width = config.encoder_widths[index + 1]
+  kernel, _ = layers['encoder/output_convs/conv1x1_last']
+  flat = _flat_indices(kernel.shape[2] // width, width, carried[-1])
+  analysis = kernel[0, 0, flat, : start.features].astype(np.float64) / start.latent_scale
+  kernel, _ = layers['decoder/input_layer/conv1x1_first']
+  width = config.decoder_widths[0]
+  flat = _flat_indices(kernel.shape[3] // width, width, carried[-1])
+  synthesis = kernel[0, 0, : start.features, flat].T.astype(np.float64) * start.latent_scale
+  if not np.allclose(synthesis @ analysis, np.eye(start.features), atol=0.05):
+    raise ValueError(
+      f'These parameters did not begin with the linear start carried={carried}, '
+      f'features={start.features}: give the one of their recipe.'
+    )
+  return _Carried(transforms, _Basis(analysis, synthesis))
 
 
 def _check(config: SpectroStreamConfig, start: LinearStart):
@@ -129,9 +241,9 @@ def _check(config: SpectroStreamConfig, start: LinearStart):
 
 
 def _fit(
-  audio: np.ndarray, spec: LiveMusicSpec, start: LinearStart
-) -> tuple[list[_Transform], _Basis]:
-  """Returns the transform of every unit, and the latent's basis."""
+  audio: np.ndarray, spec: LiveMusicSpec, start: LinearStart, old: _Carried | None = None
+) -> _Carried:
+  """Fits to audio; what is fitted is turned towards `old` where there is any."""
   spectrum = stft(jnp.asarray(audio, jnp.float32), network.hop_size(spec))
   x = np.asarray(network.split_channels(spectrum)) * start.input_gain
   weights = _bin_weights(x, start.emphasis)
@@ -151,10 +263,37 @@ def _fit(
     basis[:, :rank] = _principal_components(weighted, rank)
     y = x @ basis
     gain = 1 / np.sqrt(np.square(y).mean((0, 1)).max() + 1e-12)
+    if old is not None:
+      before = old.transforms[index].forward
+      gain = np.sqrt(np.square(before).sum(0).max())
+      basis[:, :rank] = _turned(basis[:, :rank], before[:, np.abs(before).max(0) > 0])
+      y = x @ basis
     transforms.append(_Transform(gain * basis, basis / gain))
     x, weighted = (gain * y).astype(np.float32), (gain * weighted @ basis).astype(np.float32)
   metric = _metric(transforms, weights)
-  return transforms, _latent_basis(x.reshape([-1, len(metric)]), metric, start.features)
+  basis = _latent_basis(x.reshape([-1, len(metric)]), metric, start.features)
+  return _Carried(transforms, basis if old is None else _turned_basis(basis, old.basis))
+
+
+def _turn(basis: np.ndarray, towards: np.ndarray) -> np.ndarray:
+  """The rotation [k, k] that brings the first columns of `basis` [D, k] nearest to `towards`."""
+  left, _, right = np.linalg.svd(basis.T @ towards, full_matrices=True)
+  number = towards.shape[1]
+  return np.concatenate([left[:, :number] @ right, left[:, number:]], axis=1)
+
+
+def _turned(basis: np.ndarray, towards: np.ndarray) -> np.ndarray:
+  """Orthonormal columns [D, k] that span what `basis` does, the first ones nearest to `towards`."""
+  return basis @ _turn(basis, towards)
+
+
+def _turned_basis(basis: _Basis, towards: _Basis) -> _Basis:
+  """The same projection, its first latents nearest to those of `towards` and at their scale."""
+  number = towards.analysis.shape[1]
+  turn = _turn(basis.analysis, towards.analysis)
+  analysis = basis.analysis @ turn
+  gain = np.linalg.norm(towards.analysis) / np.linalg.norm(analysis[:, :number])
+  return _Basis(gain * analysis, turn.T @ basis.synthesis / gain)
 
 
 def _bin_weights(x: np.ndarray, emphasis: float) -> np.ndarray:

@@ -41,6 +41,9 @@ class CodecRecipe:
     linear_start: carried channels, fitted before step 0; None starts at random. In a run that
       starts from a codec they say which of its channels were carried, and stay.
     linear_start_batches: batches that it is fitted to.
+    refit_from: the linear start of the codec that a run starts from, where its carried channels
+      are to be fitted to the run's own audio (see `linear_start.linear_refit`). That codec may be
+      smaller (see `growing`). Its codebooks are not used; calibration or the end make others.
     latent_level: standard deviation that `finish` gives to latents which are not carried.
     final_folds: of the last k-means; see `rvq.fit_residual_kmeans`.
     evenness: how much soft frames count as much as loud ones where k-means fits codebooks: squared
@@ -71,6 +74,7 @@ class CodecRecipe:
   revive_until: int = 1000
   linear_start: LinearStart | None = None
   linear_start_batches: int = 40
+  refit_from: LinearStart | None = None
   latent_level: float = 0.2
   final_folds: int = 4
   evenness: float = 0.0
@@ -79,6 +83,10 @@ class CodecRecipe:
   def __post_init__(self):
     if self.train_only not in (ALL, DECODER):
       raise ValueError(f'train_only={self.train_only!r} is neither {ALL!r} nor {DECODER!r}.')
+    if self.refit_from is not None and self.linear_start is None:
+      raise ValueError('refit_from needs the linear_start that is fitted in its place.')
+    if self.refit_from is not None and self.train_only == DECODER:
+      raise ValueError(f'refit_from changes tokens, which train_only={DECODER!r} keeps.')
     if self.depths is not None and min(self.depths, default=0) < 1:
       raise ValueError(f'depths={self.depths} must name numbers of levels from 1 on.')
     for name, weight in self.output_weights.items():

@@ -25,7 +25,8 @@ from models.spectrostream import codebooks, discriminators, losses, network, obj
 from models.spectrostream.codec import SpectroStream
 from models.spectrostream.config import SpectroStreamConfig
 from models.spectrostream.discriminators import DiscriminatorConfig
-from models.spectrostream.linear_start import linear_start
+from models.spectrostream.growing import grow
+from models.spectrostream.linear_start import linear_refit, linear_start
 from models.spectrostream.recipe import DECODER, CodecRecipe, depth_choices
 from models.spectrostream.stft import inverse_stft, stft
 from models.spectrostream.widening import widen
@@ -85,7 +86,8 @@ class CodecTrainable:
 
     Args:
       start: a codec; or 'encoder', 'decoder' and perhaps 'discriminators', whose codebooks are left
-        to the first calibration step. Its decoder may be narrower (see `widening`).
+        to the first calibration step. Its decoder may be narrower (see `widening`); with the
+        recipe's `refit_from` a codec may be smaller all over (see `growing`).
     """
     self._start = start
 
@@ -140,6 +142,8 @@ class CodecTrainable:
     What is fitted is fitted to batches 0, 1, ... of `get_batch`.
     """
     if int(state.step) == 0 and self._start is not None:
+      if self.recipe.refit_from is not None:
+        return self._refitted(state, get_batch)
       return self._given_start(self._linear_start(state, get_batch), get_batch)
     if int(state.step) == 0 and self.recipe.linear_start is not None:
       return self._linear_start(state, get_batch)
@@ -187,6 +191,19 @@ class CodecTrainable:
     vectors = batch * -(-samples // self.spec.samples_per_frame)
     books = codebooks.filled(np.asarray(self._start.codebooks), vectors)
     return state.replace(aux={**state.aux, **books})
+
+  def _refitted(self, state: Any, get_batch: Callable[[int], Mapping[str, np.ndarray]]) -> Any:
+    """The codec of `start_from`, grown to this one's sizes, its carried channels fitted anew."""
+    recipe, codec = self.recipe, self._start
+    old = (codec.params, codec.config, recipe.refit_from)
+    fresh = network.init_params(jax.random.key(self.seed), self.config, self.spec)
+    params = grow(old[0], old[1:], fresh, (self.config, recipe.linear_start))
+    audio = [get_batch(index)['audio'] for index in range(recipe.linear_start_batches)]
+    params, trainable = linear_refit(
+      params, self.config, self.spec, np.concatenate(audio), recipe.linear_start, old
+    )
+    aux = {**state.aux, 'trainable': trainable}
+    return state.replace(params={**state.params, **params}, aux=aux)
 
   def _linear_start(self, state: Any, get_batch: Callable[[int], Mapping[str, np.ndarray]]) -> Any:
     """Carried channels and what may be trained, where the recipe has them."""
