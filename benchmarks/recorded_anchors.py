@@ -5,7 +5,7 @@
 A catalog is a folder of audio. Of each track two clips of 10 s around the middle are heard, as they
 are, in noise at 10 dB, and as white noise of their level. Then reports are drawn: 8 tracks are
 music A, 2 others music B, as `prepare.py` splits a catalog of 12. One line of JSON says for each
-distance in what share of the draws it puts B, B in noise and white noise in this order, and one for
+distance in what share of the draws it puts B, B in noise and white noise in order, and one for
 each space of prompts in what share of all pairs of tracks a track's second clip is nearer to its
 own first clip than to the other's. A last one says how often the second clip of a track is the
 nearest of all to its first one. docs/metrics.md has the figures of four soundtracks.
@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from benchmarks.measuring import report
-from evaluation import adherence, anchors, distances, embeddings, retrieval
+from evaluation import adherence, anchors, distance_stage, distances, embeddings, retrieval
 from models.musiccoca import MusicCoCa
 from models.musicnn import Musicnn
 from models.spec import LiveMusicSpec
@@ -63,9 +63,12 @@ def ordered_share(
 ) -> dict[str, dict[str, float]]:
   """{'kad', 'coverage': {'ordered': share of draws, and the mean of each anchor}}.
 
-  Kernel distances must rise from music B over B in noise to white noise; coverage, which is 0 for
-  both in many cases, must fall from B to white noise.
+  Kernel distances must rise along the anchors that a report asks of the embedding; coverage, which
+  is 0 for both kinds of noise in many cases, must fall from the first to the last.
   """
+  asked = [
+    ANCHORS.index(name) for name in distance_stage.EMBEDDINGS[embedding][1] if name in ANCHORS
+  ]
   rng = np.random.default_rng(seed)
   rows: dict[str, list[list[float]]] = {'kad': [], 'coverage': []}
   for _ in range(draws):
@@ -81,8 +84,8 @@ def ordered_share(
     )
     rows['coverage'].append([distances.density_coverage(points, reference)[1] for points in sets])
   right = {
-    'kad': [b < noisy < white for b, noisy, white in rows['kad']],
-    'coverage': [b > white for b, _, white in rows['coverage']],
+    'kad': [bool((np.diff(np.array(row)[asked]) > 0).all()) for row in rows['kad']],
+    'coverage': [row[asked[0]] > row[asked[-1]] for row in rows['coverage']],
   }
   return {
     kind: {'ordered': float(np.mean(right[kind])),
