@@ -3,7 +3,7 @@
 From random parameters a small codec learns magnitudes fast but phases hardly at all. Here some
 channels of every stage are set to carry the spectrum linearly: each strided unit keeps the leading
 principal components of the blocks that it folds (a Karhunen-Loeve transform fitted to audio, stage
-after stage), the last one those of the flattened latent; the decoder applies the transposes.
+after stage), the last one those of each bin; the decoder applies the transposes.
 Between the units these channels ride on a constant of `_OFFSET`, so that ELU passes them
 unchanged; a constant channel of the decoder takes it away again. The outputs concerned are marked
 as not trainable: gradient steps on such chains of offsets make them worse. All other channels stay
@@ -271,7 +271,7 @@ def _fit(
     transforms.append(_Transform(gain * basis, basis / gain))
     x, weighted = (gain * y).astype(np.float32), (gain * weighted @ basis).astype(np.float32)
   metric = _metric(transforms, weights)
-  basis = _latent_basis(x.reshape([-1, len(metric)]), metric, start.features)
+  basis = _latent_basis(x.reshape([-1, *metric.shape[:2]]), metric, start.features)
   return _Carried(transforms, basis if old is None else _turned_basis(basis, old.basis))
 
 
@@ -322,7 +322,7 @@ def _blocks(x: np.ndarray, stride: tuple[int, int]) -> np.ndarray:
 
 
 def _metric(transforms: Sequence[_Transform], weights: np.ndarray) -> np.ndarray:
-  """Matrix [bins * channels] of the weighted squared error that errors of the last unit make."""
+  """[bins, D, D]: the weighted squared error that errors of the last unit's D channels make."""
   last = transforms[-1].backward.shape[1]
   x = np.eye(last).reshape([last, 1, 1, last])
   for index in reversed(range(len(transforms))):
@@ -336,28 +336,53 @@ def _metric(transforms: Sequence[_Transform], weights: np.ndarray) -> np.ndarray
   # [last, 2 * frames, bins of the block, channels]; every block has weights of its own.
   x = x.reshape([last, -1, *x.shape[2:]])
   blocks = weights.reshape([-1, x.shape[2]])
-  metric = np.zeros([len(blocks), last, len(blocks), last])
+  metric = np.zeros([len(blocks), last, last])
   for index, block in enumerate(blocks):
     heard = (x * block[:, None]).reshape([last, -1])
-    metric[index, :, index] = heard @ heard.T
-  return metric.reshape([len(blocks) * last, -1])
+    metric[index] = heard @ heard.T
+  return metric
 
 
 def _latent_basis(x: np.ndarray, metric: np.ndarray, number: int) -> _Basis:
-  """The `number` components [N, D] that leave the least error, measured by `metric` [D, D].
+  """The `number` components that leave the least error, each of one bin.
 
-  With R the root of the metric, they are the principal components V of x R: analysis R V, synthesis
-  V^T R^-1. The largest has a root mean square of 1.
+  A component of several bins would play high frequencies whenever the low ones that come with them
+  in loud beats are there; free channels would have to take them away. With R the root of a bin's
+  metric, its components are the principal ones V of x R: analysis R V, synthesis V^T R^-1.
+
+  Args:
+    x: [N, bins, D] carried channels.
+    metric: [bins, D, D] of the errors of each bin.
+    number: of components of all bins; the largest has a root mean square of 1.
   """
+  _, bins, width = x.shape
+  values, analyses, syntheses = [], [], []
+  for channels, bin_metric in zip(np.moveaxis(x, 1, 0), metric, strict=True):
+    root, inverse = _root(bin_metric)
+    heard = (channels @ root).astype(np.float64)
+    variances, components = np.linalg.eigh(heard.T @ heard / len(heard))
+    values.append(variances)
+    analyses.append(root @ components)
+    syntheses.append(components.T @ inverse)
+  largest = np.argsort(np.concatenate(values))[::-1][:number]
+  analysis, synthesis = np.zeros([bins * width, number]), np.zeros([number, bins * width])
+  for index, (where, which) in enumerate(zip(*np.divmod(largest, width), strict=True)):
+    inside = slice(where * width, (where + 1) * width)
+    analysis[inside, index] = analyses[where][:, which]
+    synthesis[index, inside] = syntheses[where][which]
+  level = np.sqrt(np.concatenate(values)[largest[0]] + 1e-12)
+  return _Basis(analysis / level, synthesis * level)
+
+
+def _root(metric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """The symmetric root of a positive matrix and its inverse, both 0 where the matrix is."""
   values, vectors = np.linalg.eigh(metric)
   held = values > 1e-9 * values.max()
   values = np.sqrt(np.where(held, values, 1.0))
-  root = (vectors * np.where(held, values, 0.0)) @ vectors.T
-  inverse = (vectors * np.where(held, 1 / values, 0.0)) @ vectors.T
-  components = _principal_components(x @ root, number)
-  analysis, synthesis = root @ components, components.T @ inverse
-  level = np.sqrt(np.square(x @ analysis[:, :1]).mean() + 1e-12)
-  return _Basis(analysis / level, synthesis * level)
+  return (
+    (vectors * np.where(held, values, 0.0)) @ vectors.T,
+    (vectors * np.where(held, 1 / values, 0.0)) @ vectors.T,
+  )
 
 
 def _principal_components(x: np.ndarray, number: int) -> np.ndarray:

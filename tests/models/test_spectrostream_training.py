@@ -168,28 +168,36 @@ def test_emphasis_gives_soft_bins_their_share(run):
 
 
 def test_the_latent_basis_leaves_the_least_weighted_error():
-  """Against random bases of the same rank, and by the eigenvalues where all weighs alike."""
+  """Against other bases of the same rank, and by the eigenvalues where all weighs alike."""
   rng = np.random.default_rng(0)
-  x = rng.standard_normal([400, 6]) @ rng.standard_normal([6, 6])
-  root = rng.standard_normal([6, 6])
-  metric = root @ root.T
+  x = rng.standard_normal([400, 2, 6]) @ rng.standard_normal([6, 6]) * [[1.0], [0.6]]
+  roots = rng.standard_normal([2, 6, 6])
+  metric = roots @ roots.transpose([0, 2, 1])
+  flat = x.reshape([-1, 12])
 
   def error(analysis, synthesis, metric):
-    left = x - x @ analysis @ synthesis
-    return np.einsum('ni,ij,nj->', left, metric, left)
+    left = (flat - flat @ analysis @ synthesis).reshape(x.shape)
+    return np.einsum('nbi,bij,nbj->', left, metric, left)
 
-  basis = linear_start_lib._latent_basis(x, metric, 2)
+  basis = linear_start_lib._latent_basis(x, metric, 4)
   least = error(basis.analysis, basis.synthesis, metric)
+  inside = basis.analysis != 0
+  assert set(inside[:6].sum(0)) == {0, 6} and (inside[:6].any(0) ^ inside[6:].any(0)).all()
   for _ in range(50):
-    analysis = basis.analysis + 0.1 * rng.standard_normal([6, 2])
-    # The best synthesis for that analysis.
-    z = x @ analysis
-    assert error(analysis, np.linalg.lstsq(z, x, rcond=None)[0], metric) > least
-  np.testing.assert_allclose(np.square(x @ basis.analysis).mean(0).max(), 1, rtol=1e-5)
-  plain = linear_start_lib._latent_basis(x, np.eye(6), 2)
-  values = np.linalg.eigvalsh(x.T @ x)
+    analysis = basis.analysis + 0.1 * rng.standard_normal([12, 4]) * inside
+    synthesis = np.zeros([4, 12])
+    for bin_ in (slice(0, 6), slice(6, 12)):
+      mine = np.flatnonzero(inside[bin_].any(0))
+      # The best synthesis for that analysis.
+      heard = flat @ analysis[:, mine]
+      synthesis[mine, bin_] = np.linalg.lstsq(heard, flat[:, bin_], rcond=None)[0]
+    assert error(analysis, synthesis, metric) > least
+  np.testing.assert_allclose(np.square(flat @ basis.analysis).mean(0).max(), 1, rtol=1e-5)
+  plain = np.broadcast_to(np.eye(6), [2, 6, 6])
+  basis = linear_start_lib._latent_basis(x, plain, 4)
+  values = np.sort(np.concatenate([np.linalg.eigvalsh(x[:, i].T @ x[:, i]) for i in range(2)]))
   np.testing.assert_allclose(
-    error(plain.analysis, plain.synthesis, np.eye(6)), values[:4].sum(), rtol=1e-6
+    error(basis.analysis, basis.synthesis, plain), values[:8].sum(), rtol=1e-6
   )
 
 
