@@ -45,6 +45,7 @@ RUN = {
 }
 # What is not, and why. Flags and macros of these are looked up, too.
 NOT_RUN = {
+  'python -m benchmarks.recorded_anchors': 'needs music; tests/benchmarks runs a small one',
   'python -m benchmarks.truth': 'takes minutes',
   'python -m pipelines.import_musicnn': 'needs a wheel of PyPI; its flags are looked up',
   'python -m preprocessing.demo_corpus': 'takes minutes for 60 works; its flags are looked up',
