@@ -41,11 +41,11 @@ def _audio(seed: int, low: float, high: float) -> np.ndarray:
   ]).astype(np.float32)  # fmt: skip
 
 
-def _play(params, audio: np.ndarray) -> np.ndarray:
+@jax.jit
+def _play(params, audio: np.ndarray) -> jax.Array:
   """Audio through encoder and decoder, which leaves out the last frame, less the first two."""
   latents = network.encode(params['encoder'], stft(audio, HOP))
-  decoded = inverse_stft(network.decode(params['decoder'], latents), HOP)
-  return np.asarray(decoded)[:, 3840:]
+  return inverse_stft(network.decode(params['decoder'], latents), HOP)[:, 3840:]
 
 
 @pytest.fixture(name='small', scope='module')
