@@ -10,6 +10,7 @@ nonzero, and the nonzero values.
 
 import hashlib
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -134,7 +135,10 @@ def _read(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if name.endswith(_SHAPE):
       name, shape = name.removesuffix(_SHAPE), tuple(value.tolist())
       places, values = arrays[name + _PLACES], arrays[name + _VALUES]
-      nonzero = np.unpackbits(places, count=int(np.prod(shape))).astype(bool)
+      size = math.prod(shape)
+      if len(places) != -(-size // 8):
+        raise ValueError(f'{name} has {len(places)} bytes of places for the shape {shape}.')
+      nonzero = np.unpackbits(places, count=size).astype(bool)
       flat[name] = np.zeros(nonzero.size, values.dtype)
       flat[name][nonzero] = values
       flat[name] = flat[name].reshape(shape)

@@ -93,7 +93,8 @@ def start_from(trainable: CodecTrainable, path: str):
     widths = ''
     recipe = trainable.recipe
     if recipe.refit_from is not None:
-      check_can_grow((codec.config, recipe.refit_from), (trainable.config, recipe.linear_start))
+      old, new = (codec.config, recipe.refit_from), (trainable.config, recipe.linear_start)
+      check_can_grow(old, new, trainable.spec)
       widths = ' its carried channels fitted anew,'
     elif codec.config == trainable.config:
       check_same_shapes(codec_part(expected), codec.params)

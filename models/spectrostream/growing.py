@@ -11,11 +11,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from models.spec import LiveMusicSpec
 from models.spectrostream import config as config_lib
+from models.spectrostream import network
 from models.spectrostream.config import SpectroStreamConfig
-from models.spectrostream.linear_start import LinearStart
+from models.spectrostream.linear_components import LinearStart
 
 Tree = dict[str, Any]
+# Widths of a codec, and how many of its channels are carried.
+Sizes = tuple[SpectroStreamConfig, LinearStart]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +31,7 @@ class _Size:
   constants: int = 0
 
 
-def grow(
-  params: Tree,
-  old: tuple[SpectroStreamConfig, LinearStart],
-  fresh: Tree,
-  new: tuple[SpectroStreamConfig, LinearStart],
-) -> Tree:
+def grow(params: Tree, old: Sizes, fresh: Tree, new: Sizes, spec: LiveMusicSpec) -> Tree:
   """Puts a codec's channels into a larger codec.
 
   Args:
@@ -40,25 +39,21 @@ def grow(
     old: its widths, and how many of its channels are carried.
     fresh: parameters of the larger one.
     new: its widths, and how many of its channels are carried.
+    spec: sample and frame rate of both.
 
   Returns:
     Like `fresh`, float32. What carried channels do is left to `linear_start.linear_refit`.
 
   Raises:
-    ValueError: the new codec lacks room for a stage of the old one, or has a projection where the
-      old one has none.
+    ValueError: see `check_can_grow`.
   """
-  places = _places(*old, *new)
+  check_can_grow(old, new, spec)
+  places = _places(old, new, spec)
 
-  def merge(path: tuple[Any, ...], value: jax.Array) -> np.ndarray:
-    *names, leaf = [key.key for key in path]
-    merged, node = np.array(value, np.float32), params
-    for name in [*names, leaf]:
-      if name not in node:
-        return merged
-      node = node[name]
-    given = np.asarray(node, np.float32)
-    ins, outs = places['/'.join(names[:-1])]
+  def merge(path: tuple[Any, ...], given: jax.Array, value: jax.Array) -> np.ndarray:
+    *names, _, leaf = [key.key for key in path]
+    ins, outs = places['/'.join(names)]
+    given, merged = np.asarray(given, np.float32), np.array(value, np.float32)
     if leaf == 'bias':
       merged[outs] = given
       return merged
@@ -66,82 +61,85 @@ def grow(
     merged[..., ins[:, None], outs[None]] = given
     return merged
 
-  return jax.tree_util.tree_map_with_path(merge, fresh)
+  return jax.tree_util.tree_map_with_path(merge, params, fresh)
 
 
-def check_can_grow(
-  old: tuple[SpectroStreamConfig, LinearStart], new: tuple[SpectroStreamConfig, LinearStart]
-):
-  """Raises the ValueError that `grow` would."""
-  _places(*old, *new)
+def check_can_grow(old: Sizes, new: Sizes, spec: LiveMusicSpec):
+  """Checks that one codec has room for another.
+
+  Raises:
+    ValueError: a stage of the new codec is too narrow for what the old one has there, or a unit has
+      a projection in one of them only.
+  """
+  layers = [set(network.kernel_shapes(config, spec)) for config, _ in (old, new)]
+  if different := sorted(layers[0] ^ layers[1]):
+    raise ValueError(
+      f'{", ".join(different)} is in one of the two codecs only: a unit that keeps its width has '
+      'no projection. Let the same neighbouring widths be equal in both.'
+    )
+  _places(old, new, spec)
 
 
 def _places(
-  old: SpectroStreamConfig, old_start: LinearStart, new: SpectroStreamConfig, new_start: LinearStart
+  old: Sizes, new: Sizes, spec: LiveMusicSpec
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """Where the inputs and outputs of every layer of the old codec lie in the new one."""
+  (old_config, old_start), (config, start) = old, new
+  bins = network.hop_size(spec) // config_lib.FREQUENCY_STRIDE
   encoder = [
     _kept(_Size(w, c), _Size(v, d), f'encoder_widths[{i}]')
     for i, (w, c, v, d) in enumerate(
-      zip(old.encoder_widths, old_start.carried, new.encoder_widths, new_start.carried, strict=True)
+      zip(old_config.encoder_widths, old_start.carried, config.encoder_widths, start.carried,
+          strict=True)
     )
-  ]
+  ]  # fmt: skip
   decoder = []
-  for i, (w, v) in enumerate(zip(old.decoder_widths, new.decoder_widths, strict=True)):
-    parts = 2 if i == config_lib.JOINT_DECODER_UNITS else 1
-    c, d = (start.carried[-1 - i] for start in (old_start, new_start))
-    # The last stage's output layer hears no constant.
-    kept = _kept(_Size(w // parts, c, 1), _Size(v // parts, d, 1), f'decoder_widths[{i}]')
-    decoder.append(kept)
-  halves = (old.decoder_widths[1] // 2, new.decoder_widths[1] // 2)
+  for i, (w, v) in enumerate(zip(old_config.decoder_widths, config.decoder_widths, strict=True)):
+    # This stage holds both audio channels side by side.
+    parts, name = (2, 'half of ') if i == config_lib.JOINT_DECODER_UNITS else (1, '')
+    sizes = (_Size(w // parts, old_start.carried[-1 - i], 1),
+             _Size(v // parts, start.carried[-1 - i], 1))  # fmt: skip
+    decoder.append(_kept(*sizes, f'{name}decoder_widths[{i}]'))
   latents = _kept(
-    _Size(old.num_features, old_start.features), _Size(new.num_features, new_start.features),
-    'num_features',
+    _Size(old_config.num_features, old_start.features),
+    _Size(config.num_features, start.features), 'num_features',
   )  # fmt: skip
-  two = np.arange(2)
-  places = {'encoder/base_conv_first': (two, encoder[0])}
-  for index in range(len(config_lib.ENCODER_STRIDES)):
-    ins, outs, unit = encoder[index], encoder[index + 1], f'encoder/encoder_{index}'
-    if index == config_lib.SEPARATE_ENCODER_UNITS:
-      ins = np.concatenate([ins, new.encoder_widths[index] + ins])
-    places |= {
-      f'{unit}/conv2d_3x3': (ins, ins),
-      f'{unit}/shortcut_layer/conv1x1': (ins, outs),
-      **{f'{unit}/conv2d_{kernel}_a': (ins, outs) for kernel in _KERNELS},
-    }
-  last = encoder[-1]
-  flat = _flat(last, new.encoder_widths[-1])
-  places |= {
+
+  def flat(kept: np.ndarray, width: int) -> np.ndarray:
+    return (width * np.arange(bins)[:, None] + kept).reshape(-1)
+
+  two, last, first = np.arange(2), encoder[-1], decoder[0]
+  read, written = flat(last, config.encoder_widths[-1]), flat(first, config.decoder_widths[0])
+  places = {
+    'encoder/base_conv_first': (two, encoder[0]),
     'encoder/bottleneck/conv2d_3x3': (last, last),
     'encoder/bottleneck/conv2d_3x3_a': (last, last),
-    'encoder/output_convs/conv1x1_last': (flat, latents),
-    'encoder/output_convs/shortcut_layer/conv1x1_b1': (flat, flat),
-    'encoder/output_convs/shortcut_layer/conv1x1_b2': (flat, latents),
-  }
-  first = decoder[0]
-  flat = _flat(first, new.decoder_widths[0])
-  places |= {
-    'decoder/input_layer/conv1x1_first': (latents, flat),
-    'decoder/input_layer/shortcut_layer/conv1x1_b1': (latents, flat),
-    'decoder/input_layer/shortcut_layer/conv1x1_b2': (flat, flat),
+    'encoder/output_convs/conv1x1_last': (read, latents),
+    'encoder/output_convs/shortcut_layer/conv1x1_b1': (read, read),
+    'encoder/output_convs/shortcut_layer/conv1x1_b2': (read, latents),
+    'decoder/input_layer/conv1x1_first': (latents, written),
+    'decoder/input_layer/shortcut_layer/conv1x1_b1': (latents, written),
+    'decoder/input_layer/shortcut_layer/conv1x1_b2': (written, written),
     'decoder/input_layers_residual_unit/conv2d_3x3_a': (first, first),
     'decoder/input_layers_residual_unit/conv2d_3x3': (first, first),
+    'decoder/output_layer/base_conv_last': (decoder[-1], two),
   }
-  for index in range(len(config_lib.DECODER_STRIDES)):
+  for index, stride in enumerate(config_lib.ENCODER_STRIDES):
+    ins, outs, unit = encoder[index], encoder[index + 1], f'encoder/encoder_{index}'
+    if index == config_lib.SEPARATE_ENCODER_UNITS:
+      ins = np.concatenate([ins, config.encoder_widths[index] + ins])
+    kt, kf = network.unit_kernel(stride)
+    places[f'{unit}/conv2d_3x3'] = (ins, ins)
+    places[f'{unit}/conv2d_{kt}x{kf}_a'] = places[f'{unit}/shortcut_layer/conv1x1'] = (ins, outs)
+  for index, stride in enumerate(config_lib.DECODER_STRIDES):
     ins, outs, unit = decoder[index], decoder[index + 1], f'decoder/decoder_{index}'
     if index < config_lib.JOINT_DECODER_UNITS:
-      outs = np.concatenate([outs, halves[1] + outs])
-    places |= {
-      f'{unit}/conv2d_3x3': (outs, outs),
-      f'{unit}/shortcut_layer/conv1x1': (ins, outs),
-      **{f'{unit}/conv2dtranspose_{kernel}': (ins, outs) for kernel in _KERNELS},
-    }
-  places['decoder/output_layer/base_conv_last'] = (decoder[-1], two)
+      outs = np.concatenate([outs, config.decoder_widths[index + 1] // 2 + outs])
+    kt, kf = network.unit_kernel(stride)
+    resampled = f'{unit}/conv2dtranspose_{kt}x{kf}'
+    places[f'{unit}/conv2d_3x3'] = (outs, outs)
+    places[resampled] = places[f'{unit}/shortcut_layer/conv1x1'] = (ins, outs)
   return places
-
-
-_KERNELS = ('3x4', '3x6', '4x4', '4x3')
-_NUM_BINS = 5
 
 
 def _kept(old: _Size, new: _Size, name: str) -> np.ndarray:
@@ -149,16 +147,11 @@ def _kept(old: _Size, new: _Size, name: str) -> np.ndarray:
   free = old.width - old.carried - old.constants
   if new.carried < old.carried or new.width - new.carried - new.constants < free:
     raise ValueError(
-      f'{name}={new.width} with {new.carried} carried has no room for {old.carried} carried and '
-      f'{free} free channels.'
+      f'{name}={new.width} with {new.carried} carried channels has no room for {old.carried} '
+      f'carried and {free} free ones. Make it wider.'
     )
   return np.concatenate([
     np.arange(old.carried),
     new.carried + np.arange(free),
     new.width - old.constants + np.arange(old.constants),
   ])
-
-
-def _flat(kept: np.ndarray, width: int) -> np.ndarray:
-  """The same in a flattened [bins, width]."""
-  return (width * np.arange(_NUM_BINS)[:, None] + kept).reshape(-1)

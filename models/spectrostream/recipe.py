@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from models.spectrostream.linear_start import LinearStart
+from models.spectrostream.linear_components import LinearStart
 
 ALL, DECODER = 'all', 'decoder'
 

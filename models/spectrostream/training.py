@@ -196,8 +196,8 @@ class CodecTrainable:
     """The codec of `start_from`, grown to this one's sizes, its carried channels fitted anew."""
     recipe, codec = self.recipe, self._start
     old = (codec.params, codec.config, recipe.refit_from)
-    fresh = network.init_params(jax.random.key(self.seed), self.config, self.spec)
-    params = grow(old[0], old[1:], fresh, (self.config, recipe.linear_start))
+    new = (self.config, recipe.linear_start)
+    params = grow(codec.params, old[1:], codec_part(state.params), new, self.spec)
     audio = [get_batch(index)['audio'] for index in range(recipe.linear_start_batches)]
     params, trainable = linear_refit(
       params, self.config, self.spec, np.concatenate(audio), recipe.linear_start, old

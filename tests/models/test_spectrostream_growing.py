@@ -1,5 +1,7 @@
 """A codec in a larger one plays as before; refitted to other audio, it carries that."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -56,8 +58,8 @@ def _small():
 
 
 def _grown(small, start: LinearStart, audio: np.ndarray):
-  fresh = network.init_params(jax.random.key(1), LARGE, SPEC)
-  params = growing.grow(small, (SMALL, START), fresh, (LARGE, start))
+  fresh = network.init_params(jax.random.key(0), LARGE, SPEC)
+  params = growing.grow(small, (SMALL, START), fresh, (LARGE, start), SPEC)
   return linear_refit(params, LARGE, SPEC, audio, start, (small, SMALL, START))
 
 
@@ -109,19 +111,13 @@ def test_a_run_starts_from_a_smaller_codec(small):
   state = trainable.calibrate(state, lambda index: {'audio': _audio(index, 60, 400)})
   assert float(state.aux['calibrated']) == 0
   audio = np.concatenate([_audio(0, 60, 400), _audio(1, 60, 400)])
-  expected, trained = _grown_as_a_run(small, more, audio)
+  expected, trained = _grown(small, more, audio)
   for got, wanted in zip(jax.tree.leaves(state.params), jax.tree.leaves(expected), strict=True):
     np.testing.assert_allclose(got, wanted, atol=1e-5)
   for got, wanted in zip(
     jax.tree.leaves(state.aux['trainable']), jax.tree.leaves(trained), strict=True
   ):
     np.testing.assert_array_equal(got, wanted)
-
-
-def _grown_as_a_run(small, more: LinearStart, audio: np.ndarray):
-  fresh = network.init_params(jax.random.key(0), LARGE, SPEC)
-  params = growing.grow(small, (SMALL, START), fresh, (LARGE, more))
-  return linear_refit(params, LARGE, SPEC, audio, more, (small, SMALL, START))
 
 
 def test_what_cannot_be_refitted_is_refused(tmp_path):
@@ -137,9 +133,15 @@ def test_what_cannot_be_refitted_is_refused(tmp_path):
 def test_too_little_room_is_refused(small):
   fresh = network.init_params(jax.random.key(1), LARGE, SPEC)
   crowded = LinearStart(carried=(2, 4, 8, 8, 8, 8, 22, 12), features=8)
-  message = r'encoder_widths\[6\]=24 with 22 carried has no room for 12 carried and 4 free channels'
+  message = r'encoder_widths\[6\]=24 with 22 carried channels has no room for 12 carried and 4 free'
   with pytest.raises(ValueError, match=message):
-    growing.grow(small, (SMALL, START), fresh, (LARGE, crowded))
+    growing.grow(small, (SMALL, START), fresh, (LARGE, crowded), SPEC)
+
+
+def test_a_projection_in_one_codec_only_is_refused(small):
+  other = dataclasses.replace(LARGE, encoder_widths=(6, 10, 14, 14, 14, 16, 24, 24))
+  with pytest.raises(ValueError, match='encoder/encoder_4/shortcut_layer/conv1x1 is in one of the'):
+    growing.check_can_grow((SMALL, START), (other, START), SPEC)
 
 
 def test_a_codec_without_a_linear_start_is_refused():

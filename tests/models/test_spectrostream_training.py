@@ -11,7 +11,7 @@ import pytest
 
 from models import rvq, weights
 from models.spec import LiveMusicSpec
-from models.spectrostream import SpectroStreamConfig, losses, network
+from models.spectrostream import SpectroStreamConfig, linear_components, losses, network
 from models.spectrostream import linear_start as linear_start_lib
 from models.spectrostream.linear_start import LinearStart, linear_start
 from models.spectrostream.recipe import CodecRecipe, depth_choices
@@ -179,7 +179,7 @@ def test_the_latent_basis_leaves_the_least_weighted_error():
     left = (flat - flat @ analysis @ synthesis).reshape(x.shape)
     return np.einsum('nbi,bij,nbj->', left, metric, left)
 
-  basis = linear_start_lib._latent_basis(x, metric, 4)
+  basis = linear_components._latent_basis(x, metric, 4)
   least = error(basis.analysis, basis.synthesis, metric)
   inside = basis.analysis != 0
   assert set(inside[:6].sum(0)) == {0, 6} and (inside[:6].any(0) ^ inside[6:].any(0)).all()
@@ -194,7 +194,7 @@ def test_the_latent_basis_leaves_the_least_weighted_error():
     assert error(analysis, synthesis, metric) > least
   np.testing.assert_allclose(np.square(flat @ basis.analysis).mean(0).max(), 1, rtol=1e-5)
   plain = np.broadcast_to(np.eye(6), [2, 6, 6])
-  basis = linear_start_lib._latent_basis(x, plain, 4)
+  basis = linear_components._latent_basis(x, plain, 4)
   values = np.sort(np.concatenate([np.linalg.eigvalsh(x[:, i].T @ x[:, i]) for i in range(2)]))
   np.testing.assert_allclose(
     error(basis.analysis, basis.synthesis, plain), values[:8].sum(), rtol=1e-6

@@ -103,6 +103,14 @@ def test_zeros_take_a_bit_each(tmp_path):
 
 def test_parts_that_do_not_fit_are_refused(tmp_path):
   arrays = {'a#shape': np.array([2, 3]), 'a#places': np.packbits([True] * 6)}
-  path = weights.save(tmp_path / 'x.safetensors', arrays, {})
-  with pytest.raises(ValueError, match=r'x\.safetensors has an array whose parts do not fit'):
-    weights.load(path)
+  values = {'a#values': np.ones(6, np.float16)}
+  whole = weights.save(tmp_path / 'x.safetensors', arrays | values, {})
+  np.testing.assert_array_equal(weights.load(whole)[0]['a'], np.ones([2, 3]))
+  for wrong in (
+    arrays,
+    arrays | values | {'a#shape': np.array([2**40, 2])},
+    arrays | {'a#values': np.ones(5, np.float16)},
+  ):
+    path = weights.save(tmp_path / 'x.safetensors', wrong, {})
+    with pytest.raises(ValueError, match=r'x\.safetensors has an array whose parts do not fit'):
+      weights.load(path)
