@@ -26,3 +26,18 @@ def _forget_what_was_compiled():
   yield
   if 'jax' in sys.modules:
     sys.modules['jax'].clear_caches()
+
+
+@pytest.fixture
+def stop_requested(monkeypatch):
+  """An event that is set once a run in this process has handled a signal that stops it."""
+  from training import stopping
+
+  received, request = threading.Event(), stopping.StopRequest.request
+
+  def requested(self, reason):
+    request(self, reason)
+    received.set()
+
+  monkeypatch.setattr(stopping.StopRequest, 'request', requested)
+  return received

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 import types
 
 import jax
@@ -17,7 +16,7 @@ from models.depthformer import DepthformerConfig, DepthformerModel
 from models.spec import LiveMusicSpec
 from pipelines import gin_config, initial_params, runs
 from pipelines.checkpoint_sources import load_source
-from training import metrics, optimizers, stopping
+from training import metrics, optimizers
 from training.checkpoints import restore_params
 
 SPEC = LiveMusicSpec(
@@ -163,26 +162,17 @@ def test_start_precedence(tmp_path):
     _train_line(tmp_path / 'third', initial_checkpoint_path='/nowhere')
 
 
-def test_what_finishes_a_run(tmp_path, monkeypatch):
+def test_what_finishes_a_run(tmp_path, stop_requested):
   finished = []
 
   def finish(state, trainable, model_dir):
     finished.append((int(state.step), type(trainable), model_dir))
 
-  received = threading.Event()
-  request = stopping.StopRequest.request
-
-  def requested(self, reason):
-    request(self, reason)
-    received.set()
-
-  monkeypatch.setattr(stopping.StopRequest, 'request', requested)
-
   class Interrupting(Ones):
     def batch(self, index):
       if index == 3:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert received.wait(600)
+        assert stop_requested.wait(600)
       return super().batch(index)
 
   options = dict(finish=finish, feed=Interrupting(), total_steps=1000)

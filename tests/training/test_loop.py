@@ -427,21 +427,12 @@ def test_own_train_step_is_used(tmp_path):
   np.testing.assert_array_equal(state.params['layer']['w'], np.full([3, 2], 6.0))
 
 
-def test_ctrl_c_stops_after_the_step(tmp_path, capfd, monkeypatch):
-  received = threading.Event()
-  request = stopping.StopRequest.request
-
-  def requested(self, reason):
-    request(self, reason)
-    received.set()
-
-  monkeypatch.setattr(stopping.StopRequest, 'request', requested)
-
+def test_ctrl_c_stops_after_the_step(tmp_path, capfd, stop_requested):
   class Interrupting(Feed):
     def batch(self, index):
       if index == 4:
         os.kill(os.getpid(), signal.SIGINT)
-        assert received.wait(600)  # Where the signal is handled, the machine decides.
+        assert stop_requested.wait(600)  # Where the signal is handled, the machine decides.
       return super().batch(index)
 
   handler = signal.getsignal(signal.SIGINT)
