@@ -150,12 +150,12 @@ def train(
       like = partitioning.state_like(trainable, optimizer, init_rng)
       state, data = checkpoints.restore(like)
       origin = f'from checkpoint_{int(state.step)}'
-      told = data_state.check_same_data(
+      warning = data_state.check_same_data(
         f'{model_dir}/checkpoint_{int(state.step)}', data.get('data'),
         data_state.content_of(feed), allow_other=allow_other_data,
       )  # fmt: skip
-      if told:
-        say(told)
+      if warning:
+        say(warning)
       position = data_state.next_batch(data, feed)
     else:
       state = partitioning.create_state(trainable, optimizer, init_rng, initial_params)
@@ -167,7 +167,7 @@ def train(
   first_step = step = evaluated_at = int(state.step)
   due = DueEvaluation(model_dir, writes=first)
   owed = bool(eval_period) and (due.is_owed(step) or eval_at_start and step == 0)
-  # What the evaluators before the one that failed wrote is written anew.
+  # What the evaluators before the one that failed wrote is written again.
   writers.rewind(step, anew=evaluators if owed else ())
   say(f'{model_dir}: {origin}, {step} of {total_steps} steps made, {partitioning}.')
   train_step = make_train_step(

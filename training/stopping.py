@@ -40,7 +40,7 @@ class StopRequest:
     self._signal = reason
 
   def wish(self, reason: str | None):
-    """There is no use in going on, says an evaluation (or not, with None)."""
+    """Asks to stop for the reason of an evaluation; None asks for nothing."""
     self._wish = self._wish or reason
 
 
