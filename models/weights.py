@@ -5,7 +5,8 @@ recipe, licence) travels as JSON in the header's metadata, and with it a SHA-256
 in the file, which `load` compares. Files of older versions lack it and are read without.
 
 An array of mostly zeros is stored as three: its shape, one bit a value that says whether it is
-nonzero, and the nonzero values.
+nonzero, and the nonzero values. Values too large for the type are divided by a power of two, which
+is stored beside them.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ Tree = dict[str, Any]
 _SHA256 = 'sha256'
 # What a mostly empty array is stored as, behind its name.
 _SHAPE, _PLACES, _VALUES = '#shape', '#places', '#values'
+_SCALE = '#scale'  # Of an array that was divided by a power of two.
 _LEAST_STORED_SPARSELY = 4096
 
 
@@ -59,9 +61,12 @@ def save(
   for name, value in flatten(tree).items():
     value = np.asarray(value)
     if np.issubdtype(value.dtype, np.floating) and value.dtype != dtype:
-      value = value.astype(dtype)
+      scale = _scale_of(value, dtype)
+      value = (value / scale).astype(dtype)
       if not np.isfinite(value).all():
-        raise ValueError(f'{name} holds values that {np.dtype(dtype).name} cannot hold.')
+        raise ValueError(f'{name} holds values that are not finite.')
+      if scale != 1:
+        arrays[name + _SCALE] = np.array(scale, np.float32)
     arrays |= _stored(name, np.ascontiguousarray(value))
   partial = path.with_suffix('.partial')
   try:
@@ -128,6 +133,20 @@ def _stored(name: str, value: np.ndarray) -> dict[str, np.ndarray]:
   }
 
 
+def _scale_of(value: np.ndarray, dtype: Any) -> float:
+  """The power of two by which values are divided so that the type holds them; mostly 1."""
+  largest, limits = float(np.max(np.abs(value), initial=0.0)), np.finfo(dtype)
+  if not math.isfinite(largest):
+    return 1.0
+  # Rounded as it will be stored, so that what is read back gets the same scale.
+  fraction, exponent = math.frexp(largest)
+  digits = 2.0 ** (limits.nmant + 1)
+  rounded = math.ldexp(round(fraction * digits) / digits, exponent)
+  if rounded <= float(limits.max):
+    return 1.0
+  return 2.0 ** (math.frexp(rounded)[1] - limits.maxexp)
+
+
 def _read(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """The inverse of `_stored`, for all arrays of a file."""
   flat = {}
@@ -142,8 +161,11 @@ def _read(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
       flat[name] = np.zeros(nonzero.size, values.dtype)
       flat[name][nonzero] = values
       flat[name] = flat[name].reshape(shape)
-    elif not name.endswith((_PLACES, _VALUES)):
+    elif not name.endswith((_PLACES, _VALUES, _SCALE)):
       flat[name] = value
+  for name in [name for name in arrays if name.endswith(_SCALE)]:
+    whole = name.removesuffix(_SCALE)
+    flat[whole] = flat[whole].astype(np.float32) * np.float32(arrays[name])
   return flat
 
 
@@ -159,7 +181,9 @@ def tree_hash(tree: Tree) -> str:
   for name, value in flatten(tree).items():
     value = np.asarray(value)
     if np.issubdtype(value.dtype, np.floating):
-      value = value.astype(np.float16)
+      scale = _scale_of(value, np.float16)
+      value = (value / scale).astype(np.float16)
+      name += '' if scale == 1 else f'{_SCALE}{scale:g}'
     digest.update(name.encode())
     digest.update(np.ascontiguousarray(value).tobytes())
   return digest.hexdigest()[:16]

@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from models import weights
 
@@ -27,10 +28,23 @@ def test_the_hash_sees_values_and_names():
   assert weights.tree_hash({'c': TREE['b'], 'a': TREE['a']}) != weights.tree_hash(TREE)
 
 
-def test_values_beyond_float16_are_refused(tmp_path):
-  with pytest.raises(ValueError, match='big/w holds values that float16 cannot hold'):
-    with np.errstate(over='ignore'):
-      weights.save(tmp_path / 'x.safetensors', {'big': {'w': np.float32([1e6])}}, {})
+@pytest.mark.parametrize('largest', [65504.0, 65519.0, 65520.0, 131_008.5, 131_072.0, 1e6, 3e9])
+def test_values_beyond_float16_have_a_scale_of_their_own(tmp_path, largest):
+  values = np.float32([1.0, -0.25 * largest, largest])
+  path = weights.save(tmp_path / 'x.safetensors', {'big': {'w': values}}, {})
+  tree, _ = weights.load(path)
+  np.testing.assert_allclose(tree['big']['w'], values, rtol=2**-11, atol=2**-24 * largest / 65504)
+  assert tree['big']['w'].dtype == np.float32
+  assert weights.tree_hash(tree) == weights.tree_hash({'big': {'w': values}})
+  again = weights.save(tmp_path / 'again.safetensors', tree, {})
+  assert again.read_bytes() == path.read_bytes()
+  with safe_open(str(path), framework='numpy') as file:
+    assert ('big/w#scale' in file.keys()) == (largest >= 65520)  # noqa: SIM118
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path):
+  with pytest.raises(ValueError, match='big/w holds values that are not finite'):
+    weights.save(tmp_path / 'x.safetensors', {'big': {'w': np.float32([np.inf])}}, {})
 
 
 def test_missing_and_truncated_files_are_named(tmp_path):
