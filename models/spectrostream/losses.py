@@ -14,6 +14,7 @@ import numpy as np
 from models.spectrostream.discriminators import Judgement
 
 _FLOOR = 1e-4
+_SILENT_POWER = 1e-6  # Levels below -60 dBFS count as this.
 _BINS_PER_MEL = 16
 
 
@@ -54,6 +55,22 @@ def spectral_losses(
     relative = jnp.sum(jnp.abs(s - t)) / (jnp.sum(s) + _FLOOR)
     stft_terms.append(relative + _log_distance(s, t))
   return sum(mel_terms) / len(windows), sum(stft_terms) / len(windows)
+
+
+def loudness_loss(audio: jax.Array, estimate: jax.Array) -> jax.Array:
+  """Mean absolute difference of levels in nats of power: of both channels, and of their difference.
+
+  Args:
+    audio: [B, n, 2].
+    estimate: the same shape.
+  """
+
+  def levels(x: jax.Array) -> jax.Array:
+    power = jnp.square(x).mean(axis=(1, 2))
+    side = jnp.square(x[..., 0] - x[..., 1]).mean(axis=1)
+    return jnp.log(jnp.stack([power, side]) + _SILENT_POWER)
+
+  return jnp.abs(levels(audio) - levels(estimate)).mean()
 
 
 def waveform_loss(audio: jax.Array, estimate: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ from models.spectrostream import discriminators, losses
 from models.spectrostream.discriminators import DiscriminatorConfig
 from models.spectrostream.recipe import CodecRecipe
 
-RECONSTRUCTION = ('mel', 'stft', 'waveform')
+RECONSTRUCTION = ('mel', 'stft', 'waveform', 'loudness')
 ADVERSARIAL = ('generator', 'feature_matching')
 # Metrics that steps without discriminators do not have.
 ADVERSARIAL_METRICS = (
@@ -78,7 +78,8 @@ def judge(
   def reconstruct(estimate):
     mel, stft = losses.spectral_losses(audio, estimate, recipe.windows, sample_rate)
     waveform = losses.waveform_loss(audio, estimate)
-    return {'mel': mel, 'stft': stft, 'waveform': waveform}
+    loudness = losses.loudness_loss(audio, estimate)
+    return {'mel': mel, 'stft': stft, 'waveform': waveform, 'loudness': loudness}
 
   values, pull = jax.vjp(reconstruct, estimate)
   gradients = _pulled(pull, values, weights, separate=balance is not None)

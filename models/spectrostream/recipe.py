@@ -17,6 +17,8 @@ class CodecRecipe:
     mel_weight: of the multi-scale mel distance in nats.
     stft_weight: of the multi-scale STFT distance.
     waveform_weight: of the relative waveform error.
+    loudness_weight: of the difference in level, of the whole and of what differs between the
+      channels. Losses on logarithms alone are content with an output that is too soft.
     commitment_weight: of the latent's squared distance from its codes, relative to its variance.
     decorrelation_weight: of the mean squared correlation of latents that are not carried, which
       keeps them from saying the same; 0 leaves it out.
@@ -55,6 +57,7 @@ class CodecRecipe:
   mel_weight: float = 1.0
   stft_weight: float = 0.3
   waveform_weight: float = 2.0
+  loudness_weight: float = 0.0
   commitment_weight: float = 0.1
   decorrelation_weight: float = 0.0
   generator_weight: float = 1.0
@@ -98,7 +101,7 @@ class CodecRecipe:
   @property
   def output_weights(self) -> dict[str, float]:
     """Weights of the losses on the decoder's output, by the losses' names."""
-    names = ('mel', 'stft', 'waveform', 'generator', 'feature_matching')
+    names = ('mel', 'stft', 'waveform', 'loudness', 'generator', 'feature_matching')
     return {name: getattr(self, f'{name}_weight') for name in names}
 
 

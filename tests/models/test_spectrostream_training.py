@@ -288,3 +288,22 @@ def test_a_full_scale_sine_has_magnitude_one():
   time = np.arange(4800) / 48_000
   audio = np.sin(2 * np.pi * 3000 * time)[None, :, None].astype(np.float32)
   assert float(losses.magnitudes(audio, 512).max()) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_the_loudness_loss_is_the_difference_of_levels():
+  audio = np.random.default_rng(0).standard_normal([2, 4800, 2]).astype(np.float32)
+  assert float(losses.loudness_loss(audio, audio)) == 0
+  assert float(losses.loudness_loss(audio, audio / 2)) == pytest.approx(np.log(4), rel=1e-4)
+  # As loud in all, half of the difference between the channels.
+  mid, side = audio.mean(2), (audio[..., 0] - audio[..., 1]) / 2
+  narrow = side / 2
+  power = np.sqrt(np.square(audio).mean((1, 2)) - np.square(narrow).mean(1))
+  mid = mid * (power / np.sqrt(np.square(mid).mean(1)))[:, None]
+  estimate = np.stack([mid + narrow, mid - narrow], -1)
+  got = float(losses.loudness_loss(audio, estimate))
+  assert got == pytest.approx(np.log(4) / 2, rel=1e-3)
+  # What is too soft is pulled up, what is silent in both is left alone.
+  pull = jax.grad(losses.loudness_loss, argnums=1)(audio, jnp.asarray(audio / 2))
+  assert float((pull * audio).sum()) < 0
+  silence = np.zeros_like(audio)
+  assert not np.asarray(jax.grad(losses.loudness_loss, argnums=1)(silence, silence)).any()
