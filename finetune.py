@@ -42,6 +42,11 @@ _LEARNING_RATE = flags.DEFINE_float(
 _PATIENCE = flags.DEFINE_integer(
   'patience', None, 'Evaluations without a lower held-out loss that end the run; 0 for never.'
 )
+_CHOOSE_BY = flags.DEFINE_enum(
+  'choose_by', None, ['loss', 'style_cosine', 'sound_distance'],
+  'Which step is kept: that of the lowest held-out loss (the default), or the one whose output is '
+  'nearest to the catalog.',
+)  # fmt: skip
 _RANK = flags.DEFINE_integer('rank', None, 'Of an adapter.')
 _ALPHA = flags.DEFINE_float('alpha', None, 'Of an adapter: it counts alpha / rank. Default rank.')
 _REPLAY = flags.DEFINE_string(
@@ -79,6 +84,7 @@ def main(argv):
       batch_size=_BATCH_SIZE.value,
       learning_rate=_LEARNING_RATE.value,
       patience=_PATIENCE.value,
+      choose_by=_CHOOSE_BY.value,
       rank=_RANK.value,
       alpha=_ALPHA.value,
       replay=_REPLAY.value,

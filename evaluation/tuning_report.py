@@ -8,9 +8,17 @@ from typing import Any
 import markupsafe
 
 from evaluation import page, plots
+from evaluation.metric_table import HIGHER, LOWER, NEITHER, Metric
 from evaluation.page import Clip
 
 SCHEMA_VERSION = 1
+LIKENESS = (
+  Metric('style_cosine', "Cosine to the catalog in the style model's space", '', HIGHER, (), 3),
+  Metric('sound_distance', 'Distance of the sound from the catalog', 'sd', LOWER, (), 2,
+         'Timbre, rhythm, pitch and space, in standard deviations of the catalog\'s clips.'),
+  Metric('loudness_lufs', 'Loudness', 'LUFS', NEITHER, (), 1),
+)  # fmt: skip
+_LOUDNESS_LU = 2.0  # Farther off the catalog, an output is called too soft or too loud.
 
 
 @dataclasses.dataclass
@@ -29,9 +37,12 @@ class TuningReport:
     general: {'before', 'after'} nats on held-out general data, or None.
     curves: {stream: [[step, loss]]}.
     kept_step: of the bundle.
-    output: [{'step', 'silent_share', 'clipped_share', 'looping_share', 'rms_db'}].
-    style: {'before', 'after', 'low', 'high', 'num_clips', 'catalog'}: mean cosine of outputs to
-      the catalog as the codec plays it; the interval is of after less before, over outputs.
+    output: [{'step', 'silent_share', 'clipped_share', 'looping_share', 'rms_db'}], and where it
+      could be measured 'style_cosine', 'sound_distance', 'loudness_lufs'.
+    style: {'before', 'after', 'low', 'high', 'num_clips', 'catalog', 'figures'}: mean cosine of
+      outputs to the catalog as the codec plays it; the interval is of after less before, over
+      outputs. 'figures' has these numbers for each measure of likeness, with 'anchors' {column:
+      mean} and 'wrong' [[better, worse]], anchors that it puts the wrong way round.
     diversity: {'before', 'after', 'catalog'}: mean distance (1 - cosine) between outputs.
     memorization: see `evaluation.memorization.judge`, or None.
     skipped: [{'what', 'why'}].
@@ -100,15 +111,17 @@ def summary(report: TuningReport) -> list[dict[str, str]]:
       f'nats ({worse:+.1f} %).', 'good' if worse < 5 else 'bad',
     ))  # fmt: skip
   if report.style:
-    moved = report.style['after'] - report.style['before']
-    clear = report.style['low'] > 0 or report.style['high'] < 0
-    lines.append(_line(
-      f"Output, in the style model's space: cosine to the catalog {report.style['before']:.3f} → "
-      f'{report.style["after"]:.3f} (change {moved:+.3f}, 95 % interval '
-      f'{report.style["low"]:+.3f} to {report.style["high"]:+.3f} over '
-      f'{report.style["num_clips"]} outputs).',
-      'info' if not clear else 'good' if moved > 0 else 'bad',
-    ))  # fmt: skip
+    lines += [
+      _likeness_line(figure, report.style)
+      for figure in LIKENESS
+      if figure.better != NEITHER and figure.key in report.style.get('figures', {})
+    ]  # fmt: skip
+    loudness = report.style.get('figures', {}).get('loudness_lufs')
+    if loudness and abs(loudness['after'] - loudness['catalog']) > _LOUDNESS_LU:
+      lines.append(_line(
+        f'Output is {loudness["after"] - loudness["catalog"]:+.1f} LU off the loudness of the '
+        f'catalog ({loudness["before"] - loudness["catalog"]:+.1f} before).', 'bad',
+      ))  # fmt: skip
   if report.output:
     first, last = report.output[0], report.output[-1]
     faults = [
@@ -120,6 +133,24 @@ def summary(report: TuningReport) -> list[dict[str, str]]:
                                                'clipped or looping clips than before') + '.'
     lines.append(_line(text, 'bad' if faults else 'good'))
   return lines
+
+
+def _likeness_line(figure: Metric, style: dict[str, Any]) -> dict[str, str]:
+  """What a measure of likeness says; one that has its anchors wrong is marked and not believed."""
+  row = style['figures'][figure.key]
+  moved = row['after'] - row['before']
+  text = (
+    f'Output, {figure.label[0].lower()}{figure.label[1:]}: {row["before"]:.3f} → '
+    f'{row["after"]:.3f} (change {moved:+.3f}, 95 % interval {row["low"]:+.3f} to '
+    f'{row["high"]:+.3f} over {style["num_clips"]} outputs; held-out catalog '
+    f'{row["catalog"]:.3f}).'
+  )
+  if row['wrong']:
+    pairs = '; '.join(f'"{better}" is not before "{worse}"' for better, worse in row['wrong'])
+    return _line(f'{text} It cannot be believed here: {pairs}.', 'info')
+  clear = row['low'] > 0 or row['high'] < 0
+  nearer = moved < 0 if figure.better == LOWER else moved > 0
+  return _line(text, 'info' if not clear else 'good' if nearer else 'bad')
 
 
 def _line(text: str, status: str) -> dict[str, str]:
@@ -145,6 +176,7 @@ def write_report(report: TuningReport, output_dir: str | pathlib.Path) -> pathli
       created=report.created,
       schema_version=SCHEMA_VERSION,
       report=report,
+      likeness=LIKENESS,
       curve=curve,
       demos=page.grouped(report.demos),
       pairs=page.grouped(report.pairs),

@@ -2,9 +2,10 @@
 
 The catalog is tokenized with the codec and style model of the base and split by track; what is no
 copying is measured before any tuning; the base is trained on the rest by `gin/runs/finetune*.gin`,
-evaluated from step 0 on; the saved step with the lowest held-out loss (the base, step 0, is a
-candidate) becomes a bundle, is judged beside the base, and its data card says how the judgement
-ended. Each stage can be interrupted and goes on when the command is given again.
+evaluated from step 0 on; the saved step with the lowest held-out loss, or that plays most like the
+catalog (the base, step 0, is a candidate), becomes a bundle, is judged beside the base, and its
+data card says how the judgement ended. Each stage can be interrupted and goes on when the command
+is given again.
 """
 
 import dataclasses
@@ -227,7 +228,8 @@ def _finetune(
   if not progress.trained:
     _train(source, source.path, data_dir, output_dir, options, began)
     progress.set_trained()
-  choice = finetune_choice.choose(run_dir)
+  rule = finetune_choice.keep_best(gin_config.macro_value('CHOOSE_BY'))
+  choice = finetune_choice.choose(run_dir, rule)
   bundle_dir = output_dir / 'bundle'
   if progress.kept_step != choice.step or not (bundle_dir / 'spec.json').is_file():
     finetune_choice.keep(choice, run_dir, data_dir, source, output_dir)

@@ -14,14 +14,19 @@ from models.adapted import ADAPTER
 from models.adapters import AdapterConfig
 from models.bundle import save_bundle
 from pipelines import adapter_folders
+from pipelines.catalog_likeness import LOWER_IS_BETTER
 from pipelines.checkpoint_sources import MODEL_FILE, Source, load_source
 from pipelines.finetune_feed import GENERAL, training_embeddings
+from pipelines.output_health import FAULTS, LIKENESS
 from pipelines.output_health import NAME as OUTPUT
+from training.best import KeepBest
 from training.checkpoint_folders import saved_steps
 from training.early_stopping import HELD_OUT
 from training.metrics import read_metrics
 
 NUM_STYLE_CENTROIDS = 5
+LOSS = 'loss'
+CHOICES = (LOSS, *LOWER_IS_BETTER)
 HELD_OUT_STREAM, HELD_OUT_LOSS = HELD_OUT.rsplit('/', 1)
 # Of Magenta RealTime's released weights, from their model card.
 _RELEASED_TERMS = (
@@ -50,12 +55,37 @@ class Choice:
   curves: dict[str, list[list[float]]]
 
 
-def choose(run_dir: pathlib.Path) -> Choice:
-  """The saved step with the lowest held-out loss; the base, step 0, is a candidate.
+def keep_best(choose_by: str = LOSS, by_loss: KeepBest | None = None) -> KeepBest:
+  """What the best step of a fine-tuning is.
+
+  Args:
+    choose_by: 'loss', or a figure of what the model plays: 'style_cosine', its cosine to the
+      catalog in the style model's space, or 'sound_distance', how far its sound lies from the
+      catalog's.
+    by_loss: the rule of 'loss'; None for the lowest held-out loss.
 
   Raises:
-    ValueError: the run has evaluated nothing.
+    ValueError: it is neither of these.
   """
+  if choose_by == LOSS:
+    return by_loss or KeepBest(HELD_OUT, 'min')
+  if choose_by not in LOWER_IS_BETTER:
+    names = ', '.join(map(repr, CHOICES))
+    raise ValueError(f'CHOOSE_BY = {choose_by!r} is none of {names}.')
+  return KeepBest(f'{OUTPUT}/{choose_by}', 'min' if LOWER_IS_BETTER[choose_by] else 'max')
+
+
+def choose(run_dir: pathlib.Path, rule: KeepBest | None = None) -> Choice:
+  """The best saved step that was evaluated; the base, step 0, is a candidate.
+
+  Args:
+    run_dir: of the run.
+    rule: what is best; None for the lowest held-out loss.
+
+  Raises:
+    ValueError: the run has evaluated nothing, or never by the rule.
+  """
+  rule = rule or keep_best()
   lines = read_metrics(run_dir)
   by_step = {line['step']: line for line in lines if line['stream'] == HELD_OUT_STREAM}
   saved = saved_steps(run_dir)
@@ -65,7 +95,9 @@ def choose(run_dir: pathlib.Path) -> Choice:
   ]  # fmt: skip
   if 0 not in known:
     raise ValueError(f'{run_dir} has no held-out loss of its start; take another output directory.')
-  best = min(known, key=lambda step: (by_step[step][HELD_OUT_LOSS], step))
+  best = next(iter(rule.best_steps(run_dir, known)), None)
+  if best is None:
+    raise ValueError(f'{run_dir} has no {rule.metric_name_to_monitor} of any step that is saved.')
   curves = {'catalog': _curve(lines, HELD_OUT_STREAM), 'general': _curve(lines, GENERAL)}
   return Choice(
     best, max(saved, default=0), _metrics(by_step[0]), _metrics(by_step[best]),
@@ -89,9 +121,9 @@ def general_losses(run_dir: pathlib.Path, steps: tuple[int, ...]) -> list[dict[s
 
 def output_health(run_dir: pathlib.Path) -> list[dict[str, float]]:
   """What was seen of the sound, evaluation by evaluation."""
-  names = ('step', 'silent_share', 'clipped_share', 'looping_share', 'rms_db')
+  names = ('step', *FAULTS, 'rms_db', *LIKENESS)
   lines = [line for line in read_metrics(run_dir) if line['stream'] == OUTPUT]
-  return [{name: line[name] for name in names} for line in lines]
+  return [{name: line[name] for name in names if name in line} for line in lines]
 
 
 def keep(

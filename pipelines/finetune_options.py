@@ -47,6 +47,7 @@ class FinetuneOptions:
       none. Bases of fewer than 50 million numbers have one by default in runs of 200 steps or more
       without an adapter.
     patience: evaluations without gain that end the run.
+    choose_by: which step is kept; see `finetune_choice.keep_best`.
     rank: of an adapter.
     alpha: of an adapter.
     replay: general data, as prepare.py wrote it; its held-out loss is watched.
@@ -71,6 +72,7 @@ class FinetuneOptions:
   learning_rate: float | None = None
   average_decay: float | None = None
   patience: int | None = None
+  choose_by: str | None = None
   rank: int | None = None
   alpha: float | None = None
   replay: str | None = None
@@ -119,6 +121,7 @@ class FinetuneOptions:
       _RATE: self.learning_rate,
       _DECAY: self.average_decay,
       'PATIENCE': self.patience,
+      'CHOOSE_BY': self.choose_by,
       'ADAPTER_RANK': self.rank,
       'ADAPTER_ALPHA': self.alpha,
       'REPLAY_DATA_DIR': self.replay,

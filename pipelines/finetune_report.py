@@ -19,12 +19,13 @@ from evaluation.tuning_report import TuningReport
 from inference import LiveSession
 from models import folder_marker
 from models.bundle import Bundle, load_bundle
-from pipelines import finetune_choice, finetune_style
+from pipelines import catalog_likeness, finetune_choice
+from pipelines.catalog_likeness import HELD_OUT, CatalogLikeness
 from pipelines.checkpoint_sources import Source
 from pipelines.finetune_choice import HELD_OUT_LOSS, Choice
 from pipelines.finetune_gate import Gate
 from pipelines.generate import Generation, generate_audio, num_chunks, read_prompt_audio
-from pipelines.prepared_data import TRAIN, PreparedData
+from pipelines.prepared_data import PreparedData
 
 BEFORE, AFTER = 'before tuning', 'after tuning'
 _DEMO_SECS, _TAKES = 10.0, 2
@@ -183,25 +184,17 @@ class Judge:
     )  # fmt: skip
 
   def style_figures(self) -> tuple[dict[str, Any], dict[str, float]]:
-    """Where the outputs lie in the style space, before and after, beside the catalog."""
-    vectors = {
-      name: np.stack([
-        self._style.embed_audio(made.audio, self._source.bundle.spec.sample_rate)
-        for takes in played.values() for made in takes
-      ])
+    """How near the outputs come to the catalog, before and after, and how far apart they lie."""
+    likeness = CatalogLikeness.of(
+      self._data_dir, self._data.split, self._source.bundle.spec, self._codec, self._style
+    )
+    found = {
+      name: likeness.measure([made.audio for takes in played.values() for made in takes])
       for name, played in self._played.items()
-    }  # fmt: skip
-    training, held_out = (
-      finetune_style.decoded_embeddings(
-        self._data_dir, split, self._source.bundle.spec, self._codec, self._style
-      )
-      for split in (TRAIN, self._data.split)
-    )
-    style = finetune_style.style_figures(
-      vectors[BEFORE], vectors[AFTER], training, held_out, self._seed
-    )
-    names = {'before': vectors[BEFORE], 'after': vectors[AFTER], 'catalog': held_out}
-    return style, {name: finetune_style.spread(rows) for name, rows in names.items()}
+    }
+    style = catalog_likeness.style_figures(likeness, found[BEFORE], found[AFTER], self._seed)
+    rows = {'before': found[BEFORE], 'after': found[AFTER], 'catalog': likeness.anchors[HELD_OUT]}
+    return style, {name: catalog_likeness.spread(one.embeddings) for name, one in rows.items()}
 
   def _identity(self) -> list[dict[str, Any]]:
     base = self._source.bundle

@@ -23,6 +23,7 @@ _LEAST = {
 }
 # A macro and its values with which others have no effect; None is a macro that is not set.
 _WITHOUT_EFFECT: tuple[tuple[str, tuple[Any, ...], tuple[str, ...]], ...] = (
+  ('OUTPUT_PERIOD', (0,), ('CHOOSE_BY',)),
   ('METHOD', ('full', 'depth_only'), ('ADAPTER_RANK', 'ADAPTER_ALPHA', 'ADAPTER_PATTERNS')),
   ('REPLAY_DATA_DIR', (None, ''), ('REPLAY_RATE',)),
   ('INITIAL_CHECKPOINT_PATH', (None, ''), ('RESTORE_OPTIMIZER',)),

@@ -1,21 +1,26 @@
-"""Is what the model plays still music? Silence, clipping and loops, watched while it is tuned.
+"""What a model plays while it is tuned: is it still music, and does it come near to the catalog?
 
-The loss of an adapter can go on falling while its output falls silent or loops; a few seconds of
-sound at an evaluation show it. The contexts and the random numbers are the same every time.
+The loss of an adapter can go on falling while its output falls silent, loops or moves away from the
+catalog; some seconds of sound at an evaluation show it. Half of the clips go on from held-out
+contexts, half begin from the catalog's style alone, as people play. The contexts and the random
+numbers are the same every time.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from evaluation import repetition, signal_health
-from evaluation.excerpts import choose_excerpts, encoder_inputs
+from evaluation.excerpts import choose_excerpts
 from inference import SamplingOptions
-from models import tokens
+from models import notices, tokens
 from models.adapted import AdaptedModel, language_model, model_params
 from models.depthformer import DepthformerModel
+from models.spec import LiveMusicSpec
+from pipelines import catalog_likeness
+from pipelines.catalog_likeness import CatalogLikeness
 from training import hosts
 from training.state import TrainState
 from training.wrappers import averaged_params
@@ -23,10 +28,11 @@ from training.wrappers import averaged_params
 MAX_SILENCE, MAX_CLIPPED, MAX_REPEATED = 0.5, 1e-3, 0.5
 NAME = 'training_eval/output'
 FAULTS = ('silent_share', 'clipped_share', 'looping_share')
+LIKENESS = (catalog_likeness.COSINE, catalog_likeness.SOUND, catalog_likeness.LOUDNESS)
 
 
 class OutputHealth:
-  """Evaluator: goes on from held-out contexts for one chunk and looks at the sound."""
+  """Evaluator: plays some clips and looks at their sound."""
 
   name = NAME
 
@@ -36,30 +42,40 @@ class OutputHealth:
     data_dir: str,
     *,
     period: int = 100,
-    num_clips: int = 4,
+    num_clips: int = 8,
+    secs: float = 10.0,
     seed: int = 0,
-    load_codec: Callable[[str], Any] | None = None,
+    load_models: Callable[[str, str], tuple[Any, Any]] | None = None,
   ):
     """Reads nothing yet.
 
     Args:
       model: what the run trains.
-      data_dir: prepare.py's output; held-out contexts and the codec are its own.
+      data_dir: prepare.py's output; held-out contexts, codec and style model are its own.
       period: steps from one time to the next, at evaluations; 0 for never.
-      num_clips: contexts to go on from.
+      num_clips: half of them go on from a held-out context, half begin from a style alone.
+      secs: length of a clip, whole chunks of it.
       seed: of contexts and sampling.
-      load_codec: of the codec's name; None loads it by its name.
+      load_models: (codec's name, style model's name) -> both; None loads them by their names.
     """
     if period < 0 or num_clips < 1:
       raise ValueError(f'{num_clips} clips every {period} steps: at least 1, at least 0.')
+    if secs <= 0:
+      raise ValueError(f'Clips of {secs} s: more than 0.')
     self._trained, self._data_dir, self._period = model, data_dir, period
-    self._num_clips, self._seed, self._load_codec = num_clips, seed, load_codec
-    self._inputs: np.ndarray | None = None
+    self._num_clips, self._secs, self._seed = num_clips, secs, seed
+    self._load_models = load_models or _load_by_name
+    self._contexts: list[np.ndarray] | None = None
+    self._styles: list[np.ndarray] = []
     self._codec: Any = None
+    self._likeness: CatalogLikeness | None = None
     self._next = 0
 
   def __call__(self, state: TrainState) -> Iterable[tuple[str, float]]:
-    """Shares of clips with each fault, and their level; nothing where none is due."""
+    """Shares of clips with each fault, their level, and their likeness to the catalog.
+
+    Nothing where none is due; no likeness where the catalog has too few clips to be laid beside.
+    """
     step = int(state.step)
     if not self._period or step < self._next:
       return
@@ -71,15 +87,11 @@ class OutputHealth:
 
   def _measure(self, params: Any) -> dict[str, float]:
     model = language_model(self._trained)
-    if self._inputs is None:
+    if self._contexts is None:
       self._load(model)
-    options = SamplingOptions()
-    ids = model.generate(
-      params, self._inputs, rng=jax.random.key(self._seed), temperature=options.temperature,
-      top_k=options.top_k, guidance_weight=options.guidance_weight,
-    )  # fmt: skip
-    codes = tokens.codec_codes(np.asarray(ids), model.spec)
-    rate = model.spec.sample_rate
+    rate, chunk_secs = model.spec.sample_rate, model.spec.chunk_secs
+    num_chunks, key = max(1, round(self._secs / chunk_secs)), jax.random.key(self._seed)
+    codes = play(model, params, self._contexts, self._styles, num_chunks, key)
     clips = [np.asarray(self._codec.decode(rows), np.float32) for rows in codes]
     found = [
       {
@@ -90,25 +102,95 @@ class OutputHealth:
       }
       for clip, rows in zip(clips, codes, strict=True)
     ]
-    return {name: float(np.mean([row[name] for row in found])) for name in found[0]}
+    means = {name: float(np.mean([row[name] for row in found])) for name in found[0]}
+    if self._likeness is not None:
+      means |= self._likeness.measure(clips).means()
+    return means
 
   def _load(self, model: DepthformerModel):
-    """Contexts and codec, once.
+    """Contexts, models and the catalog's own sound, once.
 
     Raises:
-      ValueError: the data hold no held-out records, or tokens of another codec.
+      ValueError: the data hold no held-out records, or tokens of other models.
     """
+    from pipelines.finetune_feed import training_embeddings
     from pipelines.prepared_data import PreparedData
     from pipelines.runs import token_identity
 
-    records = list(PreparedData.open(self._data_dir, model.spec, 'validation').held_out_records())
-    excerpts = choose_excerpts(records, self._num_clips, model.spec, self._seed)
-    self._inputs = encoder_inputs(excerpts, model.spec)
-    name = token_identity(self._data_dir)['codec_name']
-    self._codec = (self._load_codec or _load_by_name)(name)
+    data = PreparedData.open(self._data_dir, model.spec, 'validation')
+    records = list(data.held_out_records())
+    identity = token_identity(self._data_dir)
+    self._codec, style = self._load_models(identity['codec_name'], identity['style_name'])
+    excerpts = choose_excerpts(records, -(-self._num_clips // 2), model.spec, self._seed)
+    contexts = [(excerpt.context, excerpt.style) for excerpt in excerpts]
+    alone = max(self._num_clips - len(contexts), 0)
+    if alone:
+      embeddings = training_embeddings(self._data_dir)
+      chosen = np.linspace(0, len(embeddings) - 1, alone).round().astype(int)
+      rows = [embeddings.mean(axis=0), *embeddings[chosen[1:]]]
+      contexts += [
+        (np.zeros([0, model.spec.target_levels], np.int32), row)
+        for row in np.asarray(style.tokenize(np.stack(rows)), np.int32)
+      ]
+    self._contexts, self._styles = map(list, zip(*contexts))
+    try:
+      self._likeness = CatalogLikeness.of(
+        self._data_dir, data.split, model.spec, self._codec, style, number=self._num_clips
+      )
+    except ValueError as error:
+      notices.say(f'How near the output comes to the catalog is not watched: {error}')
+      return
+    notices.say(f'Likeness to the catalog: {catalog_likeness.in_words(self._likeness.anchors)}')
+    for figure, pairs in self._likeness.wrong.items():
+      for better, worse in pairs:
+        notices.say(
+          f'{figure} does not put "{better}" before "{worse}": on this catalog it says little.'
+        )
 
 
-def _load_by_name(name: str) -> Any:
+def play(
+  model: DepthformerModel, params: Any, contexts: Sequence[np.ndarray],
+  styles: Sequence[np.ndarray], num_chunks: int, key: jax.Array,
+  options: SamplingOptions | None = None,
+) -> np.ndarray:  # fmt: skip
+  """Plays on from contexts, all side by side.
+
+  Args:
+    model: the language model.
+    params: its parameters.
+    contexts: codes [frames, >= context_levels] before the music; of 0 frames for none.
+    styles: tokens [style_rvq_levels] of each.
+    num_chunks: how much of it.
+    key: of the random numbers.
+    options: how tokens are drawn; None for the defaults.
+
+  Returns:
+    int32 [N, frames, target_levels], without the contexts.
+  """
+  spec: LiveMusicSpec = model.spec
+  width, options = spec.target_levels, options or SamplingOptions()
+  known = [np.asarray(context, np.int32)[:, :width] for context in contexts]
+  played = []
+  for chunk in range(num_chunks):
+    inputs = np.stack([
+      tokens.encoder_inputs(context, style, spec)
+      for context, style in zip(known, styles, strict=True)
+    ])  # fmt: skip
+    ids = model.generate(
+      params, inputs, rng=jax.random.fold_in(key, chunk), temperature=options.temperature,
+      top_k=options.top_k, guidance_weight=options.guidance_weight,
+    )  # fmt: skip
+    codes = tokens.codec_codes(np.asarray(ids), spec)
+    played.append(codes)
+    known = [
+      np.concatenate([context, rows])[-spec.context_frames :]
+      for context, rows in zip(known, codes, strict=True)
+    ]
+  return np.concatenate(played, axis=1)
+
+
+def _load_by_name(codec: str, style: str) -> tuple[Any, Any]:
+  from models.musiccoca import MusicCoCa
   from models.spectrostream import SpectroStream
 
-  return SpectroStream.load(name)
+  return SpectroStream.load(codec), MusicCoCa.load(style)

@@ -227,6 +227,36 @@ def test_the_saved_step_with_the_lowest_loss_is_chosen(losses, saved, step, tmp_
   assert [point[0] for point in choice.curves['catalog']] == list(losses)
 
 
+@pytest.mark.parametrize(
+  'choose_by, values, step',
+  [
+    ('style_cosine', {0: 0.4, 25: 0.5, 50: 0.6}, 50),
+    ('style_cosine', {0: 0.7, 25: 0.5}, 0),
+    ('sound_distance', {0: 2.0, 25: 1.5, 50: 1.6}, 25),
+    ('loss', {0: 2.0, 25: 1.5, 50: 1.6}, 25),
+  ],
+)
+def test_the_step_that_plays_most_like_the_catalog_can_be_chosen(
+  choose_by, values, step, tmp_path
+):
+  """Whatever the held-out loss says, which is lowest at step 25."""
+  run = _run_of(tmp_path, {0: 5.0, 25: 4.0, 50: 4.5}, (25, 50))
+  with open(run / 'metrics.jsonl', 'a') as file:
+    for at, value in values.items():
+      line = {'step': at, 'stream': 'training_eval/output', choose_by: value}
+      file.write(json.dumps(line) + '\n')
+  choice = finetune_choice.choose(run, finetune_choice.keep_best(choose_by))
+  assert choice.step == step and choice.best[LOSS] == {0: 5.0, 25: 4.0, 50: 4.5}[step]
+
+
+def test_a_choice_that_cannot_be_made_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="CHOOSE_BY = 'ear' is none of 'loss', 'style_cosine', 'sou"):
+    finetune_choice.keep_best('ear')
+  run = _run_of(tmp_path, {0: 5.0, 25: 4.0}, (25,))
+  with pytest.raises(ValueError, match='has no training_eval/output/style_cosine of any step'):
+    finetune_choice.choose(run, finetune_choice.keep_best('style_cosine'))
+
+
 def test_a_run_without_its_start_cannot_be_judged(tmp_path):
   with pytest.raises(ValueError, match='no held-out loss of its start'):
     finetune_choice.choose(_run_of(tmp_path, {25: 4.0}, (25,)))

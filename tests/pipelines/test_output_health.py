@@ -1,9 +1,14 @@
 """The watch over the sound of a run: silence, clipping and loops are told from music."""
 
+import types
+
+import jax
 import numpy as np
 import pytest
 
+from models import tokens
 from models.spec import LiveMusicSpec
+from pipelines import output_health
 from pipelines.output_health import OutputHealth
 from training.state import TrainState
 
@@ -19,11 +24,12 @@ class _Model:
   def __init__(self, codes):
     offsets = SPEC.codec_offset + SPEC.codebook_size * np.arange(SPEC.target_levels)
     self._ids = np.asarray(codes) + offsets
-    self.keys = []
+    self.keys, self.inputs = [], []
 
   def generate(self, params, inputs, *, rng, **options):
     assert options['guidance_weight'] > 0
     self.keys.append(rng)
+    self.inputs.append(inputs)
     return self._ids
 
 
@@ -45,8 +51,10 @@ def _watch(kinds, **options):
       row[:] = np.tile(row[:10], (5, 1))
     row[0, 0] = kind
   model = _Model(codes)
-  watch = OutputHealth(model, 'nowhere', **options)
-  watch._inputs, watch._codec = np.zeros([len(kinds), SPEC.inputs_length]), _Codec()
+  watch = OutputHealth(model, 'nowhere', secs=2.0, **options)
+  watch._contexts = [np.zeros([0, SPEC.target_levels], np.int32) for _ in kinds]
+  watch._styles = [np.arange(SPEC.style_rvq_levels) for _ in kinds]
+  watch._codec = _Codec()
   return watch, model
 
 
@@ -71,6 +79,40 @@ def test_it_looks_at_the_first_evaluation_of_each_period():
   assert not dict(_watch([0], period=0)[0](_state(0)))
 
 
+def test_clips_go_on_from_what_was_played():
+  codes = RNG.integers(0, 1024, [2, SPEC.chunk_frames, SPEC.target_levels])
+  model = _Model(codes)
+  given = RNG.integers(0, 1024, [SPEC.context_frames, SPEC.target_levels])
+  styles = RNG.integers(0, 1024, [2, SPEC.style_rvq_levels])
+  nothing = np.zeros([0, SPEC.target_levels], np.int32)
+  played = output_health.play(model, {}, [given, nothing], styles, 3, jax.random.key(1))
+  np.testing.assert_array_equal(played, np.tile(codes, (1, 3, 1)))
+  # The context of the third chunk: what was given, then two chunks; and two chunks alone.
+  longer = np.concatenate([given, codes[0], codes[0]])
+  for row, context in enumerate((longer, np.concatenate([codes[1], codes[1]]))):
+    expected = tokens.encoder_inputs(context[-SPEC.context_frames :], styles[row], SPEC)
+    np.testing.assert_array_equal(model.inputs[2][row], expected)
+  assert len({key.tobytes() for key in map(jax.random.key_data, model.keys)}) == 3
+
+
+def test_likeness_to_the_catalog_stands_beside_the_faults():
+  watch, _ = _watch([0, 0])
+  assert 'style_cosine' not in dict(watch(_state(0)))
+  watch, _ = _watch([0, 0])
+  seen = []
+
+  def measure(clips):
+    seen.extend(clips)
+    return types.SimpleNamespace(means=lambda: {'style_cosine': 0.5, 'sound_distance': 1.5})
+
+  watch._likeness = types.SimpleNamespace(measure=measure)
+  found = dict(watch(_state(0)))
+  assert (found['style_cosine'], found['sound_distance'], found['silent_share']) == (0.5, 1.5, 0)
+  assert [clip.shape for clip in seen] == [(2 * SPEC.sample_rate, 2)] * 2
+
+
 def test_options_out_of_range_are_refused():
   with pytest.raises(ValueError, match='0 clips every 10 steps'):
     OutputHealth(None, 'nowhere', period=10, num_clips=0)
+  with pytest.raises(ValueError, match='Clips of 0 s'):
+    OutputHealth(None, 'nowhere', secs=0)
