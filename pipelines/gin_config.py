@@ -93,10 +93,12 @@ def parse_gin(
 def _make_folders_absolute():
   """Makes full paths of macros that name a folder, such as MODEL_DIR: Orbax takes no others."""
   for name, value in _macro_values().items():
-    if name.endswith(_FOLDER) and isinstance(value, str):
-      if not value:
-        raise GinError(f'{name} is empty; give the path of a folder, or leave it out.')
-      gin.bind_parameter(f'{name}/gin.macro.value', file_paths.absolute(value))
+    if not name.endswith(_FOLDER) or not (paths := gin_paths.texts(value)):
+      continue
+    if not all(paths):
+      raise GinError(f'{name} is empty; give the path of a folder, or leave it out.')
+    full = [file_paths.absolute(path) for path in paths]
+    gin.bind_parameter(f'{name}/gin.macro.value', full[0] if isinstance(value, str) else full)
 
 
 def _check_macros(texts: Sequence[str]):

@@ -1,7 +1,7 @@
 """Checks the paths in macros before any work: inputs exist, outputs can be written."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from preprocessing import files, outputs
@@ -15,7 +15,7 @@ def check(values: Mapping[str, Any], *, writes: bool):
   """Refuses folders that are not there or cannot be written.
 
   Args:
-    values: of macros; those that are not text are ignored.
+    values: of macros; those that are neither text nor several texts are ignored.
     writes: whether the run will write anything.
 
   Raises:
@@ -24,11 +24,19 @@ def check(values: Mapping[str, Any], *, writes: bool):
     OSError: a path cannot be looked at.
   """
   for name in INPUTS:
-    if isinstance(value := values.get(name), str):
+    for value in texts(values.get(name)):
       _check_input(name, value)
   for name in OUTPUTS if writes else ():
     if isinstance(value := values.get(name), str):
       outputs.check_folder(value)
+
+
+def texts(value: Any) -> Sequence[str]:
+  """The texts of a macro that holds one, or several in a tuple or list; () of any other."""
+  several = [value] if isinstance(value, str) else value
+  if not isinstance(several, list | tuple) or not all(isinstance(one, str) for one in several):
+    return ()
+  return several
 
 
 def _check_input(name: str, value: str):

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -25,20 +25,32 @@ _BLOCK_FRAMES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class StyleTrack:
-  """An audio file and what is known of it; `work` names what it is a recording of."""
+  """An audio file and what is known of it.
+
+  Attributes:
+    path: of the file.
+    facts: for its captions.
+    duration_secs: of the audio.
+    work: names what it is a recording of.
+    composed: by the demo's composer, so that the facts are the truth.
+  """
 
   path: str
   facts: CaptionFacts
   duration_secs: float
   work: str = ''
+  composed: bool = False
 
 
-def style_tracks(source: str | pathlib.Path, split: str | None = 'train') -> list[StyleTrack]:
+def style_tracks(
+  source: str | pathlib.Path, split: str | None = 'train', *, with_facts: bool = True
+) -> list[StyleTrack]:
   """The tracks of which something is known: caption, genre or tags.
 
   Args:
     source: a manifest.jsonl, a folder that holds one (prepare.py writes it), or a demo corpus.
     split: of a manifest; None for all. A demo corpus has no splits.
+    with_facts: False gives tracks of which nothing is known, too.
 
   Raises:
     FileNotFoundError: `source` has neither manifest.jsonl nor corpus.json.
@@ -61,6 +73,7 @@ def style_tracks(source: str | pathlib.Path, split: str | None = 'train') -> lis
         ),
         work.duration_secs,
         work.work_id,
+        composed=True,
       )
       for work in read_corpus(source)
     ]
@@ -68,7 +81,7 @@ def style_tracks(source: str | pathlib.Path, split: str | None = 'train') -> lis
     raise FileNotFoundError(
       f'{source} has neither {MANIFEST_FILE} nor {CORPUS_FILE}: make the first with prepare.py.'
     )
-  tracks = [track for track in tracks if not track.facts.is_empty]
+  tracks = [track for track in tracks if not (with_facts and track.facts.is_empty)]
   if not tracks:
     where = f'split {split!r} of {source}' if manifest.is_file() else str(source)
     raise ValueError(f'No track of {where} has a caption, a genre or tags to learn from.')
@@ -111,6 +124,8 @@ class StyleFeed:
     same_genre_run: int = 1,
     max_cached_tracks: int = 2000,
     mel_matrix: np.ndarray | None = None,
+    second_clips: bool = False,
+    teacher: Callable[[int, float, float], np.ndarray] | None = None,
   ):
     """Sets up the feed; reads no audio yet.
 
@@ -129,6 +144,8 @@ class StyleFeed:
       max_cached_tracks: log-mels kept in memory; of more tracks than these, none is.
       mel_matrix: power spectrum -> mel bands of the model that is trained, where it has its own;
         None for the one that `config` defines.
+      second_clips: batches also hold another clip of each track.
+      teacher: (index of a track, start and length of a window in seconds) -> what was heard in it.
 
     Raises:
       ValueError: no tracks, or one without caption, style and instruments; a run of none; a mel
@@ -158,6 +175,7 @@ class StyleFeed:
       self.spec.style_window_secs * self.spec.style_sample_rate
     )
     self.same_genre_run = same_genre_run
+    self._second_clips, self._teacher = second_clips, teacher
     self._keeps_tracks = len(tracks) <= max_cached_tracks
     self.track_log_mel = functools.lru_cache(max_cached_tracks)(self._track_log_mel)
     self._shard = (0, 1)
@@ -176,23 +194,37 @@ class StyleFeed:
     return part
 
   def batch(self, step: int) -> dict[str, np.ndarray]:
-    """Batch number `step`: log_mel [B, frames, bands] float16, text_ids and text_paddings [B,
-    T]."""
+    """Batch number `step`.
+
+    Returns:
+      'log_mel' [B, frames, bands] float16, 'text_ids' and 'text_paddings' [B, T]; where they were
+      asked for, 'other_log_mel' like 'log_mel' and 'teacher' [B, K] float32.
+    """
     first, number = step * self.batch_size, len(self.tracks)
     index, count = self._shard
-    clips, texts = [], []
+    clips, texts, others, heard = [], [], [], []
     for position in range(first + index, first + self.batch_size, count):
       epoch, place = divmod(position, number)
       track = int(self._order(epoch)[place])
       rng = np.random.default_rng([self.seed, epoch, track])
-      clips.append(self._crop(track, rng))
+      clip, start_secs = self._crop(track, rng)
+      clips.append(clip)
       texts.append(caption_variant(self.tracks[track].facts, rng))
+      if self._teacher:
+        heard.append(self._teacher(track, start_secs, self.spec.style_window_secs))
+      if self._second_clips:
+        others.append(self._crop(track, rng)[0])
     ids, paddings = self.vocabulary.encode(texts)
-    return {
+    batch = {
       'log_mel': np.stack(clips),
       'text_ids': ids[:, : self.text_length],
       'text_paddings': paddings[:, : self.text_length],
     }
+    if others:
+      batch['other_log_mel'] = np.stack(others)
+    if heard:
+      batch['teacher'] = np.stack(heard)
+    return batch
 
   def _epoch_order(self, epoch: int) -> np.ndarray:
     """Every track once: runs of one genre each, in random order."""
@@ -207,21 +239,23 @@ class StyleFeed:
     runs = [own[i : i + length] for own in by_genre.values() for i in range(0, len(own), length)]
     return np.concatenate([runs[i] for i in rng.permutation(len(runs))])
 
-  def _crop(self, track: int, rng: np.random.Generator) -> np.ndarray:
-    """A random window of a track; now and then its end is silence."""
+  def _crop(self, track: int, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    """A random window of a track and where it starts, in s; now and then its end is silence."""
     length, start_draw = self.clip_frames, rng.random()
     cut = int(rng.integers(length // 4, length)) if rng.random() < self.cut_probability else length
     if self._keeps_tracks:
       log_mel = self.track_log_mel(track)
       start = int(start_draw * (max(len(log_mel) - length, 0) + 1))
-      return self.window(log_mel[: start + cut], start)
-    return self.window(self._read_window(track, start_draw)[:cut], 0)
+      start_secs = start * self.config.hop_length / self.spec.style_sample_rate
+      return self.window(log_mel[: start + cut], start), start_secs
+    duration, secs = self.tracks[track].duration_secs, self.spec.style_window_secs
+    start_secs = start_draw * max(duration - secs, 0.0)
+    return self.window(self._read_window(track, start_secs)[:cut], 0), start_secs
 
-  def _read_window(self, track: int, place: float) -> np.ndarray:
-    """The window `place` (0 to 1) of the way through a track, read from its file alone."""
+  def _read_window(self, track: int, start: float) -> np.ndarray:
+    """The window from `start` seconds on, read from the track's file alone."""
     rate, secs = self.spec.style_sample_rate, self.spec.style_window_secs
-    path, duration = self.tracks[track].path, self.tracks[track].duration_secs
-    start = place * max(duration - secs, 0.0)
+    path = self.tracks[track].path
     audio = read_audio(path, sample_rate=rate, channels=1, start=start, duration=secs)[:, 0]
     return self._analyse(audio)[: self.clip_frames]
 

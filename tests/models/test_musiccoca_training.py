@@ -100,6 +100,68 @@ def test_gain_changes_the_log_mel_as_it_changes_audio():
   np.testing.assert_allclose(np.asarray(got), np.asarray(louder), atol=2e-3)
 
 
+def test_valleys_are_filled_by_what_lies_around_them():
+  power = np.full([1, 4, 128], 1e-6, np.float32)
+  power[..., 60] = 9.0  # A partial; nine bands around it share a mean of 1.
+  floor = 1e-3
+  got = training.change_sound(
+    jnp.log(power + floor), {'fill_db': jnp.array([20.0])}, floor
+  )
+  got = np.exp(np.asarray(got)) - floor
+  np.testing.assert_allclose(got[0, :, [56, 58, 62, 64]], 0.01, rtol=2e-2)
+  np.testing.assert_allclose(got[0, :, 60], 9.01, rtol=1e-3)
+  np.testing.assert_allclose(got[0, :, [50, 70]], 0, atol=1e-4)
+
+
+def test_the_timbre_is_tilted_by_a_smooth_curve():
+  plain = jnp.log(jnp.ones([2, 4, 128]))
+  draws = {'colour_db': jnp.array([[3.0, 0, 0, 0], [0, 0, 0, 0]])}
+  got = np.asarray(training.change_sound(plain, draws, 1e-9)) * 10 / np.log(10)
+  assert got[0, 0, 0] == pytest.approx(3, abs=0.01)
+  assert got[0, 0, 63:65].mean() == pytest.approx(0, abs=0.01)
+  assert got[0, 0, -1] == pytest.approx(-3, abs=0.01)
+  np.testing.assert_allclose(got[1], 0, atol=1e-4)
+
+
+def test_noise_moves_each_value_by_decibels():
+  noise = np.random.default_rng(0).standard_normal([1, 4, 128])
+  got = training.change_sound(jnp.zeros([1, 4, 128]), {'noise_db': jnp.array(noise)}, 1e-3)
+  np.testing.assert_allclose(np.asarray(got) * 10 / np.log(10), noise, rtol=1e-4)
+
+
+def test_two_clips_of_a_track_are_each_others_positives(augmented):
+  recipe, _, params, batch = augmented
+  plain = dataclasses.replace(recipe, teacher_weight=0.0)
+  trainable = training.StyleTrainable(_CONFIG, plain, _SPEC)
+  loss, metrics = jax.jit(trainable.loss_fn)(params, batch)
+  embed = jax.jit(towers.embed_log_mel, static_argnums=2)
+  clips = [embed(params['audio'], x, _CONFIG) for x in
+           (_log_mel(batch['audio']), batch['other_log_mel'])]  # fmt: skip
+  expected, _ = training.contrastive_loss(*clips, 0.07)
+  assert float(metrics['same_track_sum']) == pytest.approx(float(expected), rel=1e-4)
+  alone = training.StyleTrainable(
+    _CONFIG, dataclasses.replace(plain, same_track_weight=0.0), _SPEC
+  )
+  without, _ = jax.jit(alone.loss_fn)(params, batch)
+  assert float(loss - without) == pytest.approx(0.6 * float(expected) / 6, rel=1e-3)
+
+
+def test_the_teacher_asks_for_a_linear_map_of_the_embedding(augmented):
+  _, trainable, params, batch = augmented
+  loss_fn = jax.jit(trainable.loss_fn)
+  clips = jax.jit(towers.embed_log_mel, static_argnums=2)(
+    params['audio'], _log_mel(batch['audio']), _CONFIG
+  )
+  unit = np.asarray(clips) / np.linalg.norm(clips, axis=1, keepdims=True) * np.sqrt(24)
+  told = unit @ np.asarray(params['teacher']['kernel'])
+  _, metrics = loss_fn(params, batch)
+  expected = np.square(told - batch['teacher']).sum()
+  assert float(metrics['teacher_sum']) == pytest.approx(expected, rel=1e-4)
+  assert trainable.summarize(metrics)['teacher_loss'] == pytest.approx(expected / 6, rel=1e-4)
+  with pytest.raises(ValueError, match='teacher_weight=0.4 needs batches with a teacher'):
+    training.StyleTrainable(_CONFIG, trainable.recipe, _SPEC)
+
+
 def _tones(count: int) -> dict[str, np.ndarray]:
   t = np.arange(16_000) / 16_000
   audio = np.stack([0.3 * np.sin(2 * np.pi * 200 * 1.6**i * t) for i in range(count)])
@@ -192,13 +254,21 @@ def test_layer_axes_are_those_of_stacked_layers():
 @pytest.fixture(scope='module')
 def augmented():
   """A trainable with all augmentations and every term of the loss, parameters and a batch of 6."""
-  recipe = dataclasses.replace(_RECIPE, kept_patches=24, alignment_weight=0.3, caption_weight=0.7)
-  trainable = training.StyleTrainable(_CONFIG, recipe, _SPEC)
+  recipe = dataclasses.replace(
+    _RECIPE, kept_patches=24, alignment_weight=0.3, caption_weight=0.7, same_track_weight=0.6,
+    teacher_weight=0.4, sound_changes=training.SoundChanges(6.0, 10.0, 3.0),
+  )  # fmt: skip
+  trainable = training.StyleTrainable(_CONFIG, recipe, _SPEC, teacher_width=5)
   batch = _tones(6)
+  batch['other_log_mel'] = _log_mel(batch['audio'] + 0.01)
+  batch['teacher'] = np.random.default_rng(0).standard_normal([6, 5]).astype(np.float32)
   batch['text_ids'][4:, 2:4] = 7  # Captions of unequal length: pieces are counted over the batch.
   batch['text_paddings'][4:, 2:4] = 0
   batch['text_ids'][1] = batch['text_ids'][0]  # Two clips share a caption.
-  return recipe, trainable, trainable.init(jax.random.key(0)), batch
+  params = trainable.init(jax.random.key(0))
+  # The map to the teacher starts from zero, which would have no gradient to the towers.
+  params['teacher']['kernel'] += 0.1 * jax.random.normal(jax.random.key(1), (24, 5))
+  return recipe, trainable, params, batch
 
 
 @pytest.fixture(scope='module')
@@ -215,7 +285,7 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(augmented, whole, num
   recipe, _, params, batch = augmented
   loss, metrics, gradients = whole
   parts = training.StyleTrainable(
-    _CONFIG, dataclasses.replace(recipe, num_microbatches=number), _SPEC
+    _CONFIG, dataclasses.replace(recipe, num_microbatches=number), _SPEC, teacher_width=5
   )
   got_loss, got_metrics, got = jax.jit(parts.gradients)(params, batch, jax.random.key(4))
   assert float(got_loss) == pytest.approx(float(loss), rel=1e-6)
@@ -248,7 +318,9 @@ def test_the_learned_temperature_has_a_gradient(augmented):
 
 def test_microbatches_must_divide_the_batch(augmented):
   recipe, _, params, batch = augmented
-  parts = training.StyleTrainable(_CONFIG, dataclasses.replace(recipe, num_microbatches=4), _SPEC)
+  parts = training.StyleTrainable(
+    _CONFIG, dataclasses.replace(recipe, num_microbatches=4), _SPEC, teacher_width=5
+  )
   with pytest.raises(ValueError, match='num_microbatches=4 does not divide the batch of 6'):
     parts.gradients(params, batch)
   with pytest.raises(ValueError, match='at least 1'):

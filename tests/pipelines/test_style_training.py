@@ -93,6 +93,33 @@ def test_a_window_beyond_the_end_is_silence(feed):
   np.testing.assert_allclose(window[48:], np.log(0.001), rtol=1e-3)
 
 
+def test_batches_with_second_clips_and_a_teacher(feed):
+  asked = []
+
+  def teacher(track: int, start: float, secs: float) -> np.ndarray:
+    asked.append((track, start, secs))
+    return np.array([track, start], np.float32)
+
+  more = style_feed.StyleFeed(
+    feed.tracks, feed.vocabulary, _CONFIG, batch_size=3, seed=5, spec=_SPEC, text_length=16,
+    cut_probability=0.0, second_clips=True, teacher=teacher,
+  )
+  batch, plain = more.batch(0), feed.batch(0)
+  for name in plain:
+    np.testing.assert_array_equal(batch[name], plain[name])
+  assert sorted(track for track, _, _ in asked) == [0, 1, 2]
+  for row, (track, start, secs) in enumerate(asked):
+    np.testing.assert_array_equal(batch['teacher'][row], np.float32([track, start]))
+    frame = round(start * 16_000 / _CONFIG.hop_length)
+    whole = more.track_log_mel(track)
+    np.testing.assert_array_equal(batch['log_mel'][row], more.window(whole, frame))
+    assert secs == 1 and 0 <= start <= 10
+    # Another clip of the same tone, and not of another one.
+    means = [more.track_log_mel(i).astype(np.float32).mean(0) for i in range(3)]
+    other = batch['other_log_mel'][row].astype(np.float32).mean(0)
+    assert np.argmin([np.abs(other - mean).sum() for mean in means]) == track
+
+
 _STYLE_RUN = {
   'config': _CONFIG, 'batch_size': 3, 'text_length': 16, 'spec': _SPEC, 'tensorboard': False,
   'checkpoint_period': 1,
