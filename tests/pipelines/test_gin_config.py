@@ -385,6 +385,8 @@ def test_devices_are_asked_before_the_feed_is_built(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize('binding, error, message', [
   ('DATA_DIR = "/none/here"', FileNotFoundError, "DATA_DIR = '/none/here' does not exist"),
+  ('DATA_DIR = ("/", "/none/here")', FileNotFoundError, "DATA_DIR = '/none/here' does not exist"),
+  ('DATA_DIR = ("/", "")', ValueError, 'DATA_DIR is empty'),
   ('DATA_DIR = ""', ValueError, 'DATA_DIR is empty'),
   ('MODEL_DIR = ""', ValueError, 'MODEL_DIR is empty'),
   ('MODEL_DIR = "/proc/none/model"', ValueError, '/proc/none/model cannot be written'),

@@ -14,7 +14,7 @@ import soundfile
 from models.musiccoca import MusicCoCa, MusicCoCaConfig, TowerConfig, frontend
 from models.musiccoca.captioner import CaptionerConfig
 from models.musiccoca.codebooks import CodebookRecipe
-from models.musiccoca.training import StyleRecipe
+from models.musiccoca.training import SoundChanges, StyleRecipe
 from models.spec import LiveMusicSpec
 from pipelines import style_feed, style_finish, style_training
 from preprocessing.captions import CaptionFacts
@@ -141,6 +141,28 @@ def whole_run(folder, tmp_path_factory):
     optimizer=optimizers.adam(1e-3), **_STYLE_RUN,
   )  # fmt: skip
   return model_dir, state
+
+
+def test_a_run_that_hears_its_captions_and_has_a_teacher(folder, tmp_path):
+  recipe = StyleRecipe(
+    kept_patches=8, captioner=CaptionerConfig(1, 2), same_track_weight=0.5, teacher_weight=0.25,
+    sound_changes=SoundChanges(6.0, 6.0, 4.0),
+  )  # fmt: skip
+  state = style_training.train_style(
+    model_dir=str(tmp_path), data_dir=[str(folder), str(folder / 'manifest.jsonl')], total_steps=1,
+    captions='heard', optimizer=optimizers.adam(1e-3), log_period=1,
+    **{**_STYLE_RUN, 'recipe': recipe},
+  )  # fmt: skip
+  (line,) = (row for row in metrics.read_metrics(tmp_path) if row['stream'] == 'train')
+  # The map to the teacher starts from zero; three parts of a variance of 1 in all.
+  assert 0 < line['teacher_loss'] < 6
+  assert line['same_track_loss'] > 0
+  parts = line['contrastive_loss'] + line['caption_loss'] + 0.5 * line['same_track_loss']
+  assert line['loss'] == pytest.approx(parts + 0.25 * line['teacher_loss'], rel=1e-4)
+  assert np.abs(np.asarray(state.params['teacher']['kernel'])).max() > 0
+  model = MusicCoCa.load(tmp_path / style_finish.WEIGHTS_FILE)
+  assert model.card['training_tracks'] == 6
+  assert 'teacher' not in model.params and len(list((tmp_path / 'heard').glob('*/*.npz'))) == 4
 
 
 def test_a_run_writes_a_model_that_loads(whole_run):
