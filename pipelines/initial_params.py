@@ -4,18 +4,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from models import tokens
 from models.adapted import language_model
 from models.depthformer import DepthformerModel
 from models.depthformer.codebook_start import start_from_codebooks
+from models.depthformer.unigram_start import start_from_unigram
 from models.musiccoca import MusicCoCa
 from models.spectrostream import SpectroStream
 from pipelines.checkpoint_sources import IDENTITY_FIELDS, load_source
 from preprocessing import files
 from training import t5x_checkpoints
 from training.checkpoints import restore_params, restore_part
+from training.prefetch import feed_batches
 from training.state import flat_names
 
+# From how many examples it is counted how often each code occurs, and of how many it is found how
+# large the output layer's input is.
+_UNIGRAM_EXAMPLES, _LOOKED_AT = 400, 4
 # Of `training.wrappers.averaging`.
 _INNER, _AVERAGE = 'inner/', 'average/'
 
@@ -119,13 +126,18 @@ def check_tokens(path: str, stored: dict[str, str], identity: dict[str, str]):
       )
 
 
-def from_codebooks(trainable: Any, identity: dict[str, str] | None, seed: int) -> Any:
+def from_codebooks(
+  trainable: Any, identity: dict[str, str] | None, seed: int, feed: Any = None
+) -> Any:
   """Initial parameters whose embeddings start from the codebooks that made the data's tokens.
+
+  The output layer starts from the unigram of the first examples.
 
   Args:
     trainable: a `DepthformerModel`.
     identity: 'codec_name', 'codec_hash', 'style_name', 'style_hash' of the data.
     seed: of the initial values.
+    feed: of the run, before it is shared among processes; None leaves the unigram out.
 
   Raises:
     FileNotFoundError: the data's codec or style model is not there any more.
@@ -148,6 +160,28 @@ def from_codebooks(trainable: Any, identity: dict[str, str] | None, seed: int) -
       )
     codebooks[kind] = model.codebooks
   params = trainable.init(jax.random.key(seed))
-  return start_from_codebooks(
+  params = start_from_codebooks(
     params, codebooks['codec'], codebooks['style'], trainable.spec, seed
   )
+  return params if feed is None else _with_unigram(params, trainable, feed)
+
+
+def _with_unigram(params: Any, trainable: DepthformerModel, feed: Any) -> Any:
+  """Starts the output layer from the codes of the feed's first examples."""
+  spec, counts, rows, first = trainable.spec, 0, 0, None
+  for batch in feed_batches(feed, 0):
+    inputs, targets = batch['encoder_input_tokens'], np.asarray(batch['decoder_target_tokens'])
+    whole = targets[(targets != spec.pad_id).all(axis=1)]
+    rows += len(targets)
+    if len(whole):
+      codes = tokens.codec_codes(whole, spec).reshape(-1, spec.target_levels)
+      counts = counts + np.stack([
+        np.bincount(level, minlength=spec.codebook_size) for level in codes.T
+      ])  # fmt: skip
+      if first is None:
+        first = (np.asarray(inputs)[:_LOOKED_AT], targets[:_LOOKED_AT])
+    if rows >= _UNIGRAM_EXAMPLES:
+      break
+  if first is None:
+    return params
+  return start_from_unigram(params, counts, *first, trainable.config, spec)

@@ -157,7 +157,7 @@ def train(
       if isinstance(trainable, AdaptedModel):
         start = trainable.start_from(start, jax.random.key(seed))
     elif codebook_start:
-      start = initial_params.from_codebooks(trainable, identity, seed)
+      start = initial_params.from_codebooks(trainable, identity, seed, feed)
   if on_start and first:
     on_start()
   for evaluator in evaluators:
