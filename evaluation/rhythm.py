@@ -91,7 +91,12 @@ def tempo_error(estimate: float, truth: float, octaves: Sequence[float] = OCTAVE
 
 
 def rhythm(audio: np.ndarray, sample_rate: int) -> dict[str, float]:
-  """'tempo_bpm', 'pulse_clarity', 'beat_variation' of audio [samples, channels]."""
+  """'tempo_bpm', 'pulse_clarity', 'beat_variation' of audio [samples, channels].
+
+  All NaN below 4 s.
+  """
+  if len(audio) < LEAST_SECS * sample_rate:
+    return dict.fromkeys(('tempo_bpm', 'pulse_clarity', 'beat_variation'), float('nan'))
   envelope = onset_envelope(audio, sample_rate)
   bpm, clarity = tempo_of_envelope(envelope)
   return {

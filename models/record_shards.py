@@ -48,8 +48,14 @@ def find_token_folder(data_dir: epath.PathLike, *, listed: bool = True) -> epath
     listed: whether its dataset_info.json must be there.
 
   Raises:
-    TokenDataError: no such folder, several, or one whose preparation has not finished.
+    TokenDataError: no such folder, several, or one whose preparation has not finished; or
+      `data_dir` names several.
   """
+  if isinstance(data_dir, list | tuple):
+    raise TokenDataError(
+      f'{", ".join(map(str, data_dir))}: token records are read from one folder.',
+      'Prepare the music together: prepare.py takes --audio_dir several times.',
+    )
   root = epath.Path(data_dir).expanduser()
   found = _data_sets(root, depth=2)
   finished = [folder for folder in found if (folder / COMPLETION_MARKER).exists()]

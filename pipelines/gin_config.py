@@ -264,8 +264,7 @@ def run(**arguments: Any) -> Any:
   from training.hosts import is_first, only_run_in
 
   gin_paths.check(
-    {name: value for name, value in _macro_values().items() if isinstance(value, str)},
-    writes=not (arguments.get('dry_run') or arguments.get('precompile')),
+    _macro_values(), writes=not (arguments.get('dry_run') or arguments.get('precompile'))
   )
   if arguments.get('dry_run'):
     if 'dry_run' not in takes:

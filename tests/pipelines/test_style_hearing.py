@@ -100,7 +100,7 @@ def test_targets_are_means_by_overlap():
     for n in (5, 40)
   ]  # fmt: skip
   teacher = Teacher(tracks, rank=4)
-  assert teacher.width == 4 + 4 + 12
+  assert teacher.width == 4 + 4 + 4
   rows = np.stack([teacher.targets(0, 3.0 * i, 3.0) for i in range(5)])
   # 1.5 s of patch 1, patches 2 and 3, and 0.75 s of patch 4.
   expected = (1.5 * rows[1] + 3 * rows[2] + 3 * rows[3] + 0.75 * rows[4]) / 8.25
@@ -110,7 +110,7 @@ def test_targets_are_means_by_overlap():
     [rows, np.stack([teacher.targets(1, 3.0 * i, 3.0) for i in range(40)])]
   )
   np.testing.assert_allclose(everything.mean(0), 0, atol=1e-5)
-  for part in (slice(0, 4), slice(4, 8), slice(8, 20)):
+  for part in (slice(0, 4), slice(4, 8), slice(8, 12)):
     assert everything[:, part].var(0, ddof=1).sum() == pytest.approx(1, rel=1e-4)
 
 
