@@ -16,7 +16,7 @@ from models.bundle import save_bundle
 from pipelines import adapter_folders
 from pipelines.catalog_likeness import LOWER_IS_BETTER
 from pipelines.checkpoint_sources import MODEL_FILE, Source, load_source
-from pipelines.finetune_feed import GENERAL, training_embeddings
+from pipelines.finetune_feed import GENERAL, style_presets
 from pipelines.output_health import FAULTS, LIKENESS
 from pipelines.output_health import NAME as OUTPUT
 from training.best import KeepBest
@@ -24,7 +24,6 @@ from training.checkpoint_folders import saved_steps
 from training.early_stopping import HELD_OUT
 from training.metrics import read_metrics
 
-NUM_STYLE_CENTROIDS = 5
 LOSS = 'loss'
 CHOICES = (LOSS, *LOWER_IS_BETTER)
 HELD_OUT_STREAM, HELD_OUT_LOSS = HELD_OUT.rsplit('/', 1)
@@ -161,18 +160,6 @@ def _adapter(
   from training.checkpoints import restore_averaged_params
 
   return restore_averaged_params(folder)[0][ADAPTER], AdapterConfig(**described['adapter'])
-
-
-def style_presets(data_dir: str | pathlib.Path, seed: int = 0) -> dict[str, np.ndarray]:
-  """Style embeddings of a prepared catalog's training tracks, to steer by.
-
-  Returns:
-    {'catalog': the mean, 'catalog-1': ... k-means centroids, biggest cluster first}, float32
-    [style_dim] each; fewer centroids where the catalog has fewer windows.
-  """
-  from models.musiccoca.presets import catalog_presets
-
-  return catalog_presets(training_embeddings(str(data_dir)), NUM_STYLE_CENTROIDS, seed=seed)
 
 
 def data_card(choice: Choice, data_dir: pathlib.Path, source: Source) -> dict[str, Any]:

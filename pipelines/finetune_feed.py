@@ -1,5 +1,7 @@
 """What a fine-tuning run reads: fresh crops of the catalog, with replay of general data by rate."""
 
+import dataclasses
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from pipelines import runs
 from pipelines.generate import read_prompt_audio
 from training.feed import MixedFeed
 
+NUM_STYLE_CENTROIDS = 5
 # Of a STYLE_PROMPT: the mean embedding of the catalog's training tracks.
 CATALOG_MEAN = 'catalog'
 GENERAL = 'training_eval/general'
@@ -31,6 +34,7 @@ def catalog_feed(
   crop_start: str = 'second',
   style_jitter: float = 0.0,
   style_prompt: str | None = None,
+  preset_rate: float = 0.0,
   replay_data_dir: str | None = None,
   replay_rate: float = 0.0,
   spec: LiveMusicSpec = MAGENTA_RT_V1,
@@ -51,6 +55,7 @@ def catalog_feed(
     style_jitter: standard deviation of the noise on the style embedding; see `tasks.styles`.
     style_prompt: one style for all clips: a text, an audio file, or 'catalog' for the mean of the
       catalog's own embeddings; None for each clip's own.
+    preset_rate: share of the examples that are styled by a preset that the bundle will have.
     replay_data_dir: general data, tokens of the same codec and style model.
     replay_rate: share of the examples that are general data.
     spec: token layout.
@@ -74,7 +79,7 @@ def catalog_feed(
     task_feature_lengths=task_feature_lengths,
     seed=seed,
     crops=crops,
-    style=_style_options(style_jitter, style_prompt, data_dir, identity),
+    style=_style_options(style_jitter, style_prompt, preset_rate, data_dir, identity),
     spec=spec,
   )
   if not replay_rate:
@@ -127,12 +132,12 @@ class _Nothing:
 
 
 def _style_options(
-  jitter: float, prompt: str | None, data_dir: str, identity: dict[str, str]
+  jitter: float, prompt: str | None, preset_rate: float, data_dir: str, identity: dict[str, str]
 ) -> Any:
   """`tasks.styles.StyleOptions`; loads the style model only where it is needed."""
   from tasks.styles import OWN_STYLE, StyleOptions
 
-  if not jitter and not prompt:
+  if not jitter and not prompt and not preset_rate:
     return OWN_STYLE
   from models.musiccoca import MusicCoCa
 
@@ -143,7 +148,14 @@ def _style_options(
       f'{identity["style_name"]!r} is now {model.content_hash}. Prepare the audio again.'
     )
   if not prompt:
-    return StyleOptions(jitter, codebooks=np.asarray(model.codebooks, np.float32))
+    options = StyleOptions(jitter, codebooks=np.asarray(model.codebooks, np.float32))
+    if not preset_rate:
+      return options
+    presets = np.stack(list(style_presets(data_dir).values()))
+    return dataclasses.replace(
+      options, preset_rate=preset_rate, presets=presets,
+      preset_tokens=np.asarray(model.tokenize(presets), np.int32),
+    )  # fmt: skip
   if prompt == CATALOG_MEAN:
     embedding = training_embeddings(data_dir).mean(axis=0)
   else:
@@ -151,6 +163,18 @@ def _style_options(
     embedding = embed_prompts([parsed], model, read_audio=read_prompt_audio)
   tokens = np.asarray(model.tokenize(embedding[None]))[0]
   return StyleOptions(prompt=tuple(int(token) for token in tokens))
+
+
+def style_presets(data_dir: str | pathlib.Path, seed: int = 0) -> dict[str, np.ndarray]:
+  """Style embeddings of a prepared catalog's training tracks, to steer by.
+
+  Returns:
+    {'catalog': the mean, 'catalog-1': ... k-means centroids, biggest cluster first}, float32
+    [style_dim] each; fewer centroids where the catalog has fewer windows.
+  """
+  from models.musiccoca.presets import catalog_presets
+
+  return catalog_presets(training_embeddings(str(data_dir)), NUM_STYLE_CENTROIDS, seed=seed)
 
 
 def training_embeddings(data_dir: str) -> np.ndarray:

@@ -19,7 +19,7 @@ from evaluation.tuning_report import TuningReport
 from inference import LiveSession
 from models import folder_marker
 from models.bundle import Bundle, load_bundle
-from pipelines import catalog_likeness, finetune_choice
+from pipelines import catalog_likeness, finetune_choice, finetune_feed
 from pipelines.catalog_likeness import HELD_OUT, CatalogLikeness
 from pipelines.checkpoint_sources import Source
 from pipelines.finetune_choice import HELD_OUT_LOSS, Choice
@@ -157,7 +157,7 @@ class Judge:
   @functools.cached_property
   def _played(self) -> dict[str, dict[str, list[Generation]]]:
     """{model: {preset: takes}}: of the catalog's presets alone, each take with its own seed."""
-    presets = finetune_choice.style_presets(self._data_dir)
+    presets = finetune_feed.style_presets(self._data_dir)
     total = len(self._models) * len(presets) * self._takes
     played: dict[str, dict[str, list[Generation]]] = {}
     with tqdm(total=total * num_chunks(self._secs, self._source.bundle.spec), desc='clips') as bar:

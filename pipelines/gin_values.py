@@ -33,7 +33,11 @@ _WITHOUT_EFFECT: tuple[tuple[str, tuple[Any, ...], tuple[str, ...]], ...] = (
   ('MODE', ('embed',), ('NUM_WORKS', 'DEPTHFORMER', 'NUM_ENCODER_WORKS')),
 )
 # A macro that, once set, takes the place of another.
-_IN_PLACE_OF = (('STYLE_PROMPT', 'STYLE_JITTER'), ('INITIAL_CHECKPOINT_PATH', 'CODEBOOK_START'))
+_IN_PLACE_OF = (
+  ('STYLE_PROMPT', 'STYLE_JITTER'),
+  ('STYLE_PROMPT', 'PRESET_RATE'),
+  ('INITIAL_CHECKPOINT_PATH', 'CODEBOOK_START'),
+)
 
 
 def mistake(values: Mapping[str, Any], shipped: Mapping[str, Any]) -> str | None:

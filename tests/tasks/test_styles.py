@@ -153,3 +153,53 @@ def test_mixture_can_be_entered_anywhere_and_dealt_out(catalog, general):
 def test_rates_that_are_no_share_are_refused(catalog, general):
   with pytest.raises(ValueError, match='replay rate 1.5 is not in 0..1'):
     MixedFeed(*_feeds(catalog, general), 1.5)
+
+
+def _presets(rate, number=3):
+  """Presets along the axes, whose tokens say which they are."""
+  rows = np.eye(DIM, dtype=np.float32)[:number]
+  tokens = np.repeat(100 + np.arange(number)[:, None], LEVELS, axis=1)
+  return StyleOptions(preset_rate=rate, presets=5 * rows, preset_tokens=tokens)
+
+
+def test_a_share_of_the_examples_is_styled_by_presets():
+  embeddings = np.zeros([2, DIM], np.float32)
+  embeddings[0, [0, 1]], embeddings[1, 2] = (0.9, 0.5), 1.0
+  clip = {
+    'style_tokens': tf.fill([2, LEVELS], 7), 'style_embeddings': tf.constant(embeddings)
+  }  # fmt: skip
+  options = _presets(0.4)
+  found = np.stack([
+    styles.restyle(clip, tf.constant([1, step]), options).numpy()[:, 0] for step in range(600)
+  ])  # fmt: skip
+  kinds, counts = np.unique(found, axis=0, return_counts=True)
+  # Its own, the mean for both windows, or the nearest of the others: never the mean again.
+  assert kinds.tolist() == [[7, 7], [100, 100], [101, 102]]
+  np.testing.assert_allclose(counts / 600, [0.6, 0.2, 0.2], atol=0.06)
+  again = styles.restyle(clip, tf.constant([1, 5]), options).numpy()[:, 0]
+  np.testing.assert_array_equal(again, found[5])
+
+
+def test_a_catalog_with_one_preset_has_no_other():
+  clip = {'style_tokens': tf.fill([1, LEVELS], 7), 'style_embeddings': tf.ones([1, DIM])}
+  found = {
+    int(styles.restyle(clip, tf.constant([1, step]), _presets(1.0, 1)).numpy()[0, 0])
+    for step in range(20)
+  }
+  assert found == {100}
+
+
+def test_presets_are_a_part_of_what_an_example_hangs_on():
+  assert _presets(0.4).identity != _presets(0.5).identity != styles.OWN_STYLE.identity
+  assert _presets(0.4).identity != _presets(0.4, 2).identity
+  assert _presets(0.4).needs_embeddings
+
+
+@pytest.mark.parametrize('options, message', [
+  ({'preset_rate': 1.5}, 'preset rate 1.5 is not in'),
+  ({'preset_rate': 0.5}, 'needs presets and their tokens'),
+  ({'preset_rate': 0.5, 'prompt': (1, 2)}, 'leaves no room for presets'),
+])  # fmt: skip
+def test_preset_options_that_cannot_be(options, message):
+  with pytest.raises(ValueError, match=message):
+    StyleOptions(**options)
