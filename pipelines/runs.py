@@ -336,6 +336,7 @@ def token_feed(
   mixture_or_task_name: str | None = None,
   task_feature_lengths: dict[str, int] | None = None,
   seed: int = 42,
+  context_dropout: float = 0.0,
   crops: Any | None = None,
   style: Any | None = None,
   spec: LiveMusicSpec = MAGENTA_RT_V1,
@@ -349,6 +350,8 @@ def token_feed(
     mixture_or_task_name: the name to register the task under.
     task_feature_lengths: {'inputs': 1006, 'targets': 800} or None; nothing else fits the model.
     seed: of crops, order and dropped styles.
+    context_dropout: share of the examples without a context, so that the style alone says what to
+      play; for `crops` of None.
     crops: `tasks.crops.CropOptions`.
     style: `tasks.styles.StyleOptions`.
     spec: token layout.
@@ -363,7 +366,9 @@ def token_feed(
       'cut nor padded.'
     )
   from tasks import registry
+  from tasks.crops import CropOptions
 
+  crops = crops or CropOptions(context_dropout=context_dropout)
   given = {'crops': crops, 'style': style}
   options = {key: value for key, value in given.items() if value is not None}
   task = registry.live_music_task(data_dir, name=mixture_or_task_name, spec=spec, **options)
