@@ -88,6 +88,17 @@ def decorrelation_loss(latents: jax.Array) -> jax.Array:
   return jnp.mean(jnp.square(correlation - jnp.eye(len(correlation))))
 
 
+def level_loss(latents: jax.Array, level: float) -> jax.Array:
+  """How far latents [B, frames, D] are from a mean of 0 and a standard deviation of `level`.
+
+  The mean over them of the squared logarithm of deviation over level, and of a tenth of the squared
+  mean over level.
+  """
+  flat = latents.reshape([-1, latents.shape[-1]])
+  deviation = jnp.sqrt(flat.var(0) + 1e-8 * level**2)
+  return jnp.mean(jnp.square(jnp.log(deviation / level)) + 0.1 * jnp.square(flat.mean(0) / level))
+
+
 def discriminator_loss(
   originals: dict[str, Judgement], estimates: dict[str, Judgement]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:

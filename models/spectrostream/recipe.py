@@ -22,6 +22,10 @@ class CodecRecipe:
     commitment_weight: of the latent's squared distance from its codes, relative to its variance.
     decorrelation_weight: of the mean squared correlation of latents that are not carried, which
       keeps them from saying the same; 0 leaves it out.
+    free_level: standard deviation at which latents that are not carried are held in training.
+      Nothing else says how large they are: without it they drift, and the decoder's first layer
+      with them, until float16 is too coarse for both. None lets them be.
+    free_level_weight: of `losses.level_loss`, which holds them.
     generator_weight: of the hinge loss that the discriminators give the codec.
     feature_matching_weight: of the distance between the discriminators' features.
     adversarial_start: steps before the discriminators begin, and with them these two losses.
@@ -60,6 +64,8 @@ class CodecRecipe:
   loudness_weight: float = 0.0
   commitment_weight: float = 0.1
   decorrelation_weight: float = 0.0
+  free_level: float | None = None
+  free_level_weight: float = 0.1
   generator_weight: float = 1.0
   feature_matching_weight: float = 2.0
   adversarial_start: int = 0
@@ -90,6 +96,8 @@ class CodecRecipe:
       raise ValueError('refit_from needs the linear_start that is fitted in its place.')
     if self.refit_from is not None and self.train_only == DECODER:
       raise ValueError(f'refit_from changes tokens, which train_only={DECODER!r} keeps.')
+    if self.free_level is not None and not self.free_level > 0:
+      raise ValueError(f'free_level={self.free_level} must be above 0.')
     if self.depths is not None and min(self.depths, default=0) < 1:
       raise ValueError(f'depths={self.depths} must name numbers of levels from 1 on.')
     for name, weight in self.output_weights.items():
@@ -97,6 +105,11 @@ class CodecRecipe:
         raise ValueError(f'{name}_weight={weight} is negative.')
     if not any(self.output_weights.values()):
       raise ValueError('All weights of losses on the output are 0: nothing would be learnt.')
+
+  @property
+  def num_carried(self) -> int:
+    """Latents that carry the waveform; those behind them are free."""
+    return self.linear_start.features if self.linear_start else 0
 
   @property
   def output_weights(self) -> dict[str, float]:

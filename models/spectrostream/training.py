@@ -168,7 +168,7 @@ class CodecTrainable:
     flat = latents.reshape([-1, latents.shape[-1]])
     scales = np.ones(flat.shape[1], np.float32)
     if self.recipe.linear_start is not None:
-      free = slice(self.recipe.linear_start.features, None)
+      free = slice(self.recipe.num_carried, None)
       scales[free] = self.recipe.latent_level / np.maximum(flat[:, free].std(0), 1e-6)
     values = self._fit(flat * scales, self.recipe.final_folds)
     ranks = self.recipe.ranks
@@ -202,8 +202,23 @@ class CodecTrainable:
     params, trainable = linear_refit(
       params, self.config, self.spec, np.concatenate(audio), recipe.linear_start, old
     )
+    if recipe.free_level is not None:
+      params = self._levelled(params, get_batch)
     aux = {**state.aux, 'trainable': trainable}
     return state.replace(params={**state.params, **params}, aux=aux)
+
+  def _levelled(
+    self, params: Tree, get_batch: Callable[[int], Mapping[str, np.ndarray]]
+  ) -> Tree:
+    """The same codec with its free latents at `free_level`, which the decoder's start undoes."""
+    latents = self._many_latents(params, get_batch, _LEVEL_BATCHES)
+    deviations = latents.reshape([-1, latents.shape[-1]]).std(0)
+    scales = np.ones_like(deviations)
+    free = slice(self.recipe.num_carried, None)
+    scales[free] = self.recipe.free_level / np.maximum(
+      deviations[free], 1e-3 * np.median(deviations[free]) + 1e-9
+    )
+    return scale_latents(params, scales)
 
   def _linear_start(self, state: Any, get_batch: Callable[[int], Mapping[str, np.ndarray]]) -> Any:
     """Carried channels and what may be trained, where the recipe has them."""
@@ -301,10 +316,13 @@ class CodecTrainable:
     found = codebooks.assign(aux, jax.lax.stop_gradient(latents), depths)
     seen, commitment = self._quantize(latents, found.quantized, depths)
     loss, parts = recipe.commitment_weight * commitment, {'commitment': commitment}
+    free = latents[..., recipe.num_carried :]
     if recipe.decorrelation_weight:
-      carried = recipe.linear_start.features if recipe.linear_start else 0
-      parts['decorrelation'] = losses.decorrelation_loss(latents[..., carried:])
+      parts['decorrelation'] = losses.decorrelation_loss(free)
       loss += recipe.decorrelation_weight * parts['decorrelation']
+    if recipe.free_level is not None:
+      parts['level'] = losses.level_loss(free, recipe.free_level)
+      loss += recipe.free_level_weight * parts['level']
     return (self.output(params, seen)[:, : audio.shape[1]], loss), (found, parts)
 
   def _draw_depths(self, rng: jax.Array, batch_size: int) -> jax.Array:
@@ -326,6 +344,7 @@ class CodecTrainable:
     return latents + jax.lax.stop_gradient(difference), commitment
 
 
+_LEVEL_BATCHES = 20  # Of which the deviations of free latents are taken.
 # Energy under which latents count as silent, as a share of the mean.
 _SILENCE = 1e-4
 
