@@ -120,6 +120,30 @@ def test_a_run_starts_from_a_smaller_codec(small):
     np.testing.assert_array_equal(got, wanted)
 
 
+def test_free_latents_start_at_their_level(small):
+  """Whatever their size was before; the codec plays the same, and training holds them there."""
+  more = LinearStart(carried=(2, 6, 10, 10, 10, 10, 16, 16), features=12)
+  audio = {'audio': _audio(5, 60, 400)}
+  played = []
+  for level in (None, 5.0):
+    recipe = CodecRecipe(
+      linear_start=more, refit_from=START, linear_start_batches=2, free_level=level
+    )
+    trainable = CodecTrainable(LARGE, recipe, SPEC)
+    books = np.zeros([SPEC.codec_levels, SPEC.codebook_size, SMALL.num_features], np.float32)
+    trainable.start_from(SpectroStream(SMALL, small, books, SPEC))
+    params = trainable.init(jax.random.key(0))
+    state = TrainState(np.int32(0), params, {}, trainable.init_aux(jax.random.key(1)))
+    params = trainable.calibrate(state, lambda _: audio).params
+    latents = np.asarray(jax.jit(trainable.latents)(params, audio['audio']))
+    deviations = latents.reshape(-1, 20).std(0)
+    played.append((np.asarray(_play(params, audio['audio'])), deviations))
+  np.testing.assert_allclose(played[0][0], played[1][0], atol=1e-3)
+  np.testing.assert_allclose(played[1][1][:12], played[0][1][:12], rtol=1e-3)
+  np.testing.assert_allclose(played[1][1][12:], 5.0, rtol=0.05)
+  assert np.abs(np.log(played[0][1][12:] / 5)).max() > 0.5, 'else nothing was moved'
+
+
 def test_what_cannot_be_refitted_is_refused(tmp_path):
   with pytest.raises(ValueError, match='refit_from needs the linear_start'):
     CodecRecipe(refit_from=START)

@@ -307,3 +307,16 @@ def test_the_loudness_loss_is_the_difference_of_levels():
   assert float((pull * audio).sum()) < 0
   silence = np.zeros_like(audio)
   assert not np.asarray(jax.grad(losses.loudness_loss, argnums=1)(silence, silence)).any()
+
+
+def test_the_level_loss_holds_mean_and_deviation():
+  latents = np.random.default_rng(0).standard_normal([4, 500, 3]).astype(np.float32)
+  latents = (latents - latents.mean((0, 1))) / latents.std((0, 1))
+  assert float(losses.level_loss(6 * latents, 6.0)) == pytest.approx(0, abs=1e-4)
+  assert float(losses.level_loss(6 * latents, 2.0)) == pytest.approx(np.log(3) ** 2, rel=1e-4)
+  assert float(losses.level_loss(6 * latents + 12, 6.0)) == pytest.approx(0.1 * 4, rel=1e-3)
+  # A latent that says nothing has a finite loss and gradient.
+  dead = jax.value_and_grad(losses.level_loss)(np.zeros([4, 500, 3], np.float32), 6.0)
+  assert np.isfinite(dead[0]) and np.isfinite(np.asarray(dead[1])).all()
+  with pytest.raises(ValueError, match='free_level=0 must be above 0'):
+    dataclasses.replace(RECIPE, free_level=0)
