@@ -22,7 +22,7 @@ from models import notices
 from models.musicnn import NAMES, Musicnn
 from pipelines.style_feed import StyleTrack
 from preprocessing import heard_tags
-from preprocessing.audio import read_audio
+from preprocessing.audio import AudioError, read_audio
 from preprocessing.captions import CaptionFacts
 
 PATCH_SECS = 3.0
@@ -78,9 +78,18 @@ class Hearing:
     self._folder = pathlib.Path(cache_dir) / f'heard-{_VERSION}-{hashes}'
     self._folder.mkdir(parents=True, exist_ok=True)
 
-  def hear_all(self, tracks: Sequence[StyleTrack]) -> list[Heard]:
-    """What is heard in each track, with a progress bar; what is known is read."""
-    return [self.hear(track.path) for track in tqdm(tracks, desc='hear', unit='track')]
+  def hear_all(self, tracks: Sequence[StyleTrack]) -> dict[str, Heard]:
+    """What is heard in each track, by its path, with a progress bar; what is known is read.
+
+    Tracks that cannot be read are left out and named.
+    """
+    found = {}
+    for track in tqdm(tracks, desc='hear', unit='track'):
+      try:
+        found[track.path] = self.hear(track.path)
+      except (AudioError, OSError) as error:
+        notices.say(f'{track.path} is left out: {error}')
+    return found
 
   def hear(self, path: str) -> Heard:
     """What is heard in a file.

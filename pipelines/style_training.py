@@ -166,11 +166,12 @@ class _Sources:
       return tracks, []
     self._hearing = self._hearing or Hearing(self._cache_dir)
     chosen = [track for track in tracks if hear_all or self._is_heard(track)]
-    heard = dict(zip((track.path for track in chosen), self._hearing.hear_all(chosen)))
+    heard = self._hearing.hear_all(chosen)
+    unread = {track.path for track in chosen} - set(heard)
     found = [
       dataclasses.replace(track, facts=self._hearing.facts(heard[track.path], track.facts))
       if self._is_heard(track) else track
-      for track in tracks
+      for track in tracks if track.path not in unread
     ]  # fmt: skip
     known = [track for track in found if not track.facts.is_empty]
     if len(known) < len(found) and hosts.is_first():

@@ -140,6 +140,19 @@ def test_captions_by_their_source(unnamed, tmp_path):
     captions('all')
 
 
+def test_a_track_that_cannot_be_read_is_left_out_and_named(unnamed, tmp_path, capsys):
+  broken = tmp_path / 'broken.wav'
+  broken.write_bytes(b'RIFF and nothing more')
+  with open(unnamed, 'a') as manifest:
+    row = {'track_id': 'b', 'path': str(broken), 'sha256': '9' * 64, 'duration_secs': 9.0,
+           'sample_rate': 16_000, 'channels': 1, 'title': '', 'split': 'train'}  # fmt: skip
+    manifest.write(json.dumps(row) + '\n')
+  tracks, _ = style_training._Sources('heard', tmp_path / 'cache', True).training([unnamed])
+  assert len(tracks) == 2
+  printed = ''.join(capsys.readouterr())
+  assert f'{broken} is left out: ' in printed
+
+
 def test_a_teacher_hears_tracks_that_keep_their_captions(unnamed, tmp_path):
   tracks, teacher = style_training._Sources('own', tmp_path / 'cache', True).training([unnamed])
   assert [track.facts.caption for track in tracks] == ['sad strings']
