@@ -87,7 +87,8 @@ def stages(output_dir: pathlib.Path, unseen_style: str, prompt: str) -> list[Sta
     Stage(
       'finetune', 'Fine-tune the bundled language model on the catalog', 90,
       ('finetune.py', f'--catalog={catalog}', '--base=tiny', f'--output_dir={tuned}',
-       '--batch_size=4', '--steps=100', '--minutes=1.5', '--nojudge'),
+       '--batch_size=4', '--steps=100', '--minutes=1.5', '--nojudge',
+       '--gin.output_health.OutputHealth.num_clips=4'),
       f'{tuned}/bundle/spec.json',
     ),
     Stage(
