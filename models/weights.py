@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -52,15 +53,28 @@ def unflatten(flat: dict[str, Any]) -> Tree:
 
 
 def save(
-  path: str | pathlib.Path, tree: Tree, metadata: dict[str, Any], dtype: Any = np.float16
-) -> pathlib.Path:
-  """Writes `tree` and `metadata` (JSON values) to a safetensors file; floats become `dtype`."""
+  path: str | pathlib.Path, tree: Tree, metadata: dict[str, Any], dtype: Any = np.float16,
+  exact: str | None = None,
+) -> pathlib.Path:  # fmt: skip
+  """Writes `tree` and `metadata` (JSON values) to a safetensors file.
+
+  Args:
+    path: of the file.
+    tree: arrays.
+    metadata: what describes them.
+    dtype: that floats become.
+    exact: regular expression for names of arrays that are kept as they are.
+
+  Raises:
+    ValueError: a value is not finite.
+  """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   arrays = {}
   for name, value in flatten(tree).items():
     value = np.asarray(value)
-    if np.issubdtype(value.dtype, np.floating) and value.dtype != dtype:
+    kept = exact is not None and re.search(exact, name)
+    if np.issubdtype(value.dtype, np.floating) and value.dtype != dtype and not kept:
       scale = _scale_of(value, dtype)
       value = (value / scale).astype(dtype)
       if not np.isfinite(value).all():

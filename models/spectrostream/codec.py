@@ -26,6 +26,7 @@ from models.spectrostream.stft import inverse_stft, stft
 
 BUNDLED = pathlib.Path(__file__).parent / 'bundled'
 _KIND = 'spectrostream'
+_EXACT = r'^decoder/decoder_\d+/.*kernel$'  # Not rounded in files; see `SpectroStream.save`.
 
 
 class SpectroStream:
@@ -103,13 +104,18 @@ class SpectroStream:
     )
 
   def save(self, path: str | pathlib.Path, dtype: Any = np.float16, **facts: Any) -> pathlib.Path:
-    """Writes a safetensors file of `dtype`; `facts` (JSON values) go into its description."""
+    """Writes a safetensors file of `dtype`; `facts` (JSON values) go into its description.
+
+    The decoder's strided units stay as they are. Where channels carry the waveform, loud basses and
+    soft trebles come out of the same sums, and what float16 rounds off the ones is louder than the
+    others.
+    """
     metadata = {
       **facts, 'kind': _KIND, 'config': self.config.to_dict(), 'spec': self.spec.to_dict()
     }  # fmt: skip
     if self.release:
       metadata['release'] = self.release
-    return weights.save(path, self._tree(), metadata, dtype)
+    return weights.save(path, self._tree(), metadata, dtype, _EXACT)
 
   def with_decoder(
     self, decoder: dict[str, Any], widths: tuple[int, ...] | None = None

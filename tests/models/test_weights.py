@@ -42,6 +42,15 @@ def test_values_beyond_float16_have_a_scale_of_their_own(tmp_path, largest):
     assert ('big/w#scale' in file.keys()) == (largest >= 65520)  # noqa: SIM118
 
 
+def test_arrays_by_name_are_not_rounded(tmp_path):
+  values = {'units': {'kernel': np.float32([1 / 3]), 'bias': np.float32([1 / 3])}}
+  path = weights.save(tmp_path / 'x.safetensors', values, {}, exact=r'^units/.*kernel$')
+  tree, _ = weights.load(path)
+  assert tree['units']['kernel'] == np.float32(1 / 3)
+  assert tree['units']['bias'] == np.float32(np.float16(1 / 3))
+  assert weights.tree_hash(tree) == weights.tree_hash(values)
+
+
 def test_values_that_are_not_finite_are_refused(tmp_path):
   with pytest.raises(ValueError, match='big/w holds values that are not finite'):
     weights.save(tmp_path / 'x.safetensors', {'big': {'w': np.float32([np.inf])}}, {})
