@@ -26,10 +26,10 @@ demo: install  ## From nothing to a tuned model, reports and two WAV files, in 6
 	@$(BIN)/python -m pipelines.demo --output_dir=demo
 
 test: install  ## Runs the test suite.
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-slow: install  ## Runs the tests that take minutes, too, and fuzzes for longer.
-	@WOODSHED_FUZZ_EXAMPLES=$${WOODSHED_FUZZ_EXAMPLES:-3000} $(BIN)/python -m pytest -n 2 --dist loadfile
+	@WOODSHED_FUZZ_EXAMPLES=$${WOODSHED_FUZZ_EXAMPLES:-3000} $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install  ## Checks style with ruff.
 	@$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import tracemalloc
 
 import jax
@@ -333,7 +334,10 @@ def test_saved_and_loaded_codecs_are_the_same(codec, tmp_path):
   assert again.content_hash == codec.content_hash
   flat = weights.flatten(jax.tree.map(np.asarray, again.params))
   for name, value in weights.flatten(jax.tree.map(np.asarray, codec.params)).items():
-    np.testing.assert_array_equal(flat[name], value.astype(np.float16).astype(np.float32))
+    # What float16 rounds off the decoder's strided units would be heard.
+    if not re.match(r'decoder/decoder_\d/.*kernel', name):
+      value = value.astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(flat[name], value)
   with pytest.raises(FileNotFoundError, match='neither a bundled codec'):
     SpectroStream.load(tmp_path / 'other')
 

@@ -41,8 +41,8 @@ SCRIPTS = {
     'paths': {'catalog': FOLDER, 'output_dir': OUT_FOLDER, 'base': MODEL, 'replay': FOLDER},
     'others': {
       'output', 'method', 'hours_budget', 'dry_run', 'steps', 'batch_size', 'learning_rate',
-      'patience', 'rank', 'alpha', 'replay_rate', 'style_jitter', 'style_prompt', 'minutes',
-      'judge', 'seed', 'assets_dir',
+      'patience', 'choose_by', 'rank', 'alpha', 'replay_rate', 'style_jitter', 'style_prompt',
+      'minutes', 'judge', 'seed', 'assets_dir',
     },
     'base': ['--catalog={music}', '--output_dir={out}', '--nojudge'],
   },

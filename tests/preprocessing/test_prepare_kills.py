@@ -228,6 +228,7 @@ def dask_cluster(folder):
     log.close()
 
 
+@pytest.mark.slow
 def test_dask_with_two_workers(tracks_file, quiet, tmp_path):
   """A whole run on Dask; its own runner is known to lose the results of branches."""
   with dask_cluster(tmp_path) as (address, *_):
