@@ -174,7 +174,7 @@ def _with_unigram(params: Any, trainable: DepthformerModel, feed: Any) -> Any:
     whole = targets[(targets != spec.pad_id).all(axis=1)]
     rows += len(targets)
     if len(whole):
-      codes = tokens.codec_codes(whole, spec).reshape(-1, spec.target_levels)
+      codes = tokens.codec_codes(whole.reshape(-1, spec.target_levels), spec)
       counts = counts + np.stack([
         np.bincount(level, minlength=spec.codebook_size) for level in codes.T
       ])  # fmt: skip

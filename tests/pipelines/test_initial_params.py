@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from models import tokens
 from models.depthformer import DepthformerConfig, DepthformerModel
 from models.musiccoca import MusicCoCa
 from models.spec import LiveMusicSpec
@@ -43,6 +44,31 @@ def test_near_codes_of_the_bundled_models_start_near(identity):
   untouched = MODEL.init(jax.random.key(3))
   np.testing.assert_array_equal(params['encoder']['norm'], untouched['encoder']['norm'])
   np.testing.assert_array_equal(embedding[:2], untouched['embedding'][:2])
+
+
+class _Feed:
+  """Batches of three examples; the first of each is padded, the others repeat two codes a level."""
+
+  def batch(self, index):
+    codes = np.full([3, SPEC.chunk_frames, SPEC.target_levels], 5)
+    codes[2] = 9
+    targets = tokens.codec_ids(codes, SPEC).reshape(3, -1)
+    targets[0, -SPEC.target_levels :] = SPEC.pad_id
+    return {
+      'encoder_input_tokens': np.full([3, SPEC.inputs_length], SPEC.mask_id, np.int32),
+      'decoder_target_tokens': targets.astype(np.int32),
+    }  # fmt: skip
+
+
+def test_the_output_layer_starts_from_the_codes_of_the_feed(identity):
+  plain = initial_params.from_codebooks(MODEL, identity, seed=3)
+  params = initial_params.from_codebooks(MODEL, identity, seed=3, feed=_Feed())
+  row = np.asarray(params['logits'])[0]
+  codec = row[SPEC.codec_offset :][: SPEC.target_levels * 1024].reshape(-1, 1024)
+  for level in codec:
+    # Both codes as often, all others never.
+    assert level[5] == level[9] > 0 > level[0] and np.ptp(np.delete(level, [5, 9])) == 0
+  np.testing.assert_array_equal(params['logits'][1:], plain['logits'][1:])
 
 
 def test_a_changed_codec_is_refused(identity):
