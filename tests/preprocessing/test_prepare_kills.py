@@ -180,8 +180,8 @@ def _undo_some(output, draw):
   (output / 'toy' / '1.0.0').rmdir()
 
 
-def test_killed_twice_in_one_process(tracks_file, quiet, tmp_path):
-  where = run_and_kill(tracks_file, tmp_path / 'out', RUNNERS['in_memory'], 2, quiet, seed=0)
+def test_killed_in_one_process(tracks_file, quiet, tmp_path):
+  where = run_and_kill(tracks_file, tmp_path / 'out', RUNNERS['in_memory'], 1, quiet, seed=0)
   assert where[0][0] < NUM_TRACKS + 2
 
 
